@@ -1,0 +1,1 @@
+"""edgestill: a language model from a teacher to a device."""

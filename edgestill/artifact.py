@@ -1,0 +1,184 @@
+"""Checkpoint and Artifact: what a stage hands to the next."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from edgestill.errors import CheckpointError, ModelFileError
+from edgestill.storage import sha256_file, sha256_json, write_json
+
+Format = Literal["onnx", "gguf"]
+FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf")
+
+DESCRIPTION_FILE: Final = "artifact.json"
+SCHEMA: Final = "edgestill.artifact/1"
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that make up the tokenizer and chat template of a Hugging Face folder, where present."""
+
+CONFIG_FILES: Final = ("config.json", "generation_config.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face model folder: config.json, safetensors, tokenizer files."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path | str) -> Checkpoint:
+        """Check that ``path`` is a model folder and return it.
+
+        Raises CheckpointError when the folder, its config.json or its weights are missing.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no such folder; give a Hugging Face model folder")
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{folder}: no config.json in it; give a Hugging Face model folder")
+        checkpoint = cls(folder)
+        if not checkpoint.weight_files():
+            raise CheckpointError(f"{folder}: no *.safetensors in it; save the model with safe_serialization=True")
+        return checkpoint
+
+    def config(self) -> dict[str, object]:
+        """Return the parsed config.json. Raises CheckpointError when it isn't a JSON object."""
+        return read_json_object(self.path / "config.json")
+
+    def weight_files(self) -> list[Path]:
+        """Return the safetensors files, sorted by name."""
+        return sorted(self.path.glob("*.safetensors"))
+
+    def tokenizer_files(self) -> list[Path]:
+        """Return the tokenizer and chat-template files that exist."""
+        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+
+    def sha256(self) -> str:
+        """Return one hash over config, weights and tokenizer (not over training state beside them)."""
+        configs = [self.path / name for name in CONFIG_FILES if (self.path / name).is_file()]
+        files = [*configs, *self.weight_files(), *self.tokenizer_files()]
+        return sha256_json(sorted([file.name, sha256_file(file)] for file in files))
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """Read a JSON object from a checkpoint's file. Raises CheckpointError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: a JSON object is expected, found {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exported model: a folder that holds a GGUF file or an ONNX file set, and its description.
+
+    ``entry`` is the file that an engine opens, relative to ``folder``; ``notes`` are lines for a
+    person: a fallback that llama.cpp chose, a tensor kept in higher precision.
+    """
+
+    folder: Path
+    format: Format
+    precision: str
+    entry: str
+    sha256: str
+    size_bytes: int
+    parent: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """``<format>-<precision>``."""
+        return f"{self.format}-{self.precision}"
+
+    @property
+    def model_path(self) -> Path:
+        """What a command takes as MODEL: the .gguf file, or the ONNX folder."""
+        return self.folder / self.entry if self.format == "gguf" else self.folder
+
+    @classmethod
+    def describe(
+        cls,
+        folder: Path,
+        format: Format,
+        precision: str,
+        entry: str,
+        *,
+        parent: str | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Artifact:
+        """Hash the model files in ``folder``, write its artifact.json and return the artifact.
+
+        ``parent`` is the sha256 of what it was made from (a checkpoint or another artifact).
+        Size and hash cover the model's own files (weights and graph), not the tokenizer beside them.
+        """
+        files = _model_files(folder, format, entry)
+        hashes = {file.name: sha256_file(file) for file in files}
+        digest = next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
+        size = sum(file.stat().st_size for file in files)
+        artifact = cls(folder, format, precision, entry, digest, size, parent, notes)
+        write_json(
+            folder / DESCRIPTION_FILE,
+            {
+                "schema": SCHEMA,
+                "name": artifact.name,
+                "format": format,
+                "precision": precision,
+                "entry": entry,
+                "sha256": digest,
+                "size_bytes": size,
+                "files": hashes,
+                "parent": parent,
+                "notes": list(notes),
+            },
+        )
+        return artifact
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Artifact:
+        """Read an artifact's folder. Raises ModelFileError when its description is missing or wrong."""
+        folder = Path(folder)
+        path = folder / DESCRIPTION_FILE
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if value["schema"] != SCHEMA:
+                raise ModelFileError(f"{path}: schema {value['schema']!r} is not {SCHEMA!r}; update edgestill")
+            entry = str(value["entry"])
+            if Path(entry).name != entry or not (folder / entry).is_file():
+                raise ModelFileError(f"{path}: entry {entry!r} is not a file in {folder}")
+            if value["format"] not in FORMATS:
+                raise ModelFileError(f"{path}: format {value['format']!r} is not one of {', '.join(FORMATS)}")
+            return cls(
+                folder,
+                value["format"],
+                str(value["precision"]),
+                entry,
+                str(value["sha256"]),
+                int(value["size_bytes"]),
+                value["parent"],
+                tuple(str(note) for note in value["notes"]),
+            )
+        except OSError as error:
+            raise ModelFileError(f"{path}: can't be read ({error.strerror})") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelFileError(f"{path}: not an artifact's description ({error})") from error
+
+
+def _model_files(folder: Path, format: Format, entry: str) -> list[Path]:
+    if format == "gguf":
+        return [folder / entry]
+    return sorted(path for path in folder.iterdir() if path.name == entry or path.name.startswith(f"{entry}."))

@@ -1,0 +1,240 @@
+"""Figure, and the result records built from it.
+
+Every JSON document that a command prints or writes is one of the ``*Document`` models here, so the
+published schemas (``edgestill/schemas/*.json``) are generated from what is really written.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Basis = Literal["measured", "derived", "estimated"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="null")
+
+
+class Figure(Record):
+    """A value that never travels alone.
+
+    ``value`` is null when nothing was measured; ``n`` is how many samples are behind it; ``ci95`` is
+    its 95% confidence interval where one was computed; ``source`` says what produced it.
+    """
+
+    value: float | None
+    unit: str
+    n: int = Field(ge=0)
+    ci95: tuple[float, float] | None = None
+    basis: Basis = "measured"
+    source: str = ""
+
+    @classmethod
+    def missing(cls, unit: str, source: str) -> Figure:
+        """Return a figure that was not measured; ``source`` says why."""
+        return cls(value=None, unit=unit, n=0, source=source)
+
+    @classmethod
+    def median(cls, samples: Sequence[float], unit: str, source: str) -> Figure:
+        """Return the median of samples with its distribution-free 95% interval (order statistics).
+
+        The interval is the pair of order statistics whose binomial coverage is at least 95%
+        (Conover, Practical Nonparametric Statistics, 3.2); null when n < 6, where none exists.
+        """
+        ordered = sorted(samples)
+        n = len(ordered)
+        if n == 0:
+            return cls.missing(unit, source)
+        interval = None
+        tail = 0.0
+        for rank in range(n // 2):
+            tail += math.comb(n, rank) / 2**n
+            if 2 * tail > 0.05:
+                break
+            interval = (ordered[rank], ordered[n - 1 - rank])
+        return cls(value=statistics.median(ordered), unit=unit, n=n, ci95=interval, source=source)
+
+    @classmethod
+    def proportion(cls, hits: int, n: int, source: str) -> Figure:
+        """Return hits/n as a fraction with the Wilson score interval (Wilson, 1927)."""
+        if n == 0:
+            return cls.missing("fraction", source)
+        z = 1.959963984540054
+        p = hits / n
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        interval = (max(0.0, centre - half), min(1.0, centre + half))
+        return cls(value=p, unit="fraction", n=n, ci95=interval, source=source)
+
+
+class Parity(Record):
+    """How closely a file computes what its reference computes, on the same token ids.
+
+    Logits are compared position by position: ``top1_agreement`` (fraction), ``mean_kl``
+    (KL(reference || file), nats), ``max_abs_diff`` (largest |logit difference|).
+    """
+
+    reference: str
+    texts: int
+    positions: int
+    top1_agreement: Figure
+    mean_kl: Figure
+    max_abs_diff: Figure
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+class ArtifactRecord(Record):
+    """One file set as ``export`` and ``quantize`` print it."""
+
+    name: str
+    path: str
+    format: str
+    precision: str
+    size_bytes: int
+    sha256: str
+    parity: Parity | None
+    notes: tuple[str, ...] = ()
+
+
+class EvalRecord(Record):
+    """One model's task metrics: metric name -> Figure."""
+
+    model: str
+    metrics: dict[str, Figure]
+
+
+class Latency(Record):
+    """Inter-token latency percentiles in seconds."""
+
+    p50: Figure
+    p90: Figure
+
+
+class Environment(Record):
+    """Where a measurement was taken."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    versions: dict[str, str]
+    load_average: float | None
+
+
+class BenchRecord(Record):
+    """One model measured in a fresh process.
+
+    Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
+    of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition.
+    """
+
+    model: str
+    engine: str
+    threads: int
+    prompt_tokens: int
+    new_tokens: int
+    repetitions: int
+    load_seconds: Figure
+    ttft_seconds: Figure
+    prefill_tokens_per_second: Figure
+    decode_tokens_per_second: Figure
+    inter_token_seconds: Latency
+    answer_seconds: Figure
+    peak_pss_bytes: Figure
+    peak_rss_bytes: Figure
+    weights_bytes: Figure
+    size_bytes: int
+    warnings: tuple[str, ...] = ()
+    raw: dict[str, list[float]]
+
+
+Role = Literal["teacher", "student", "baseline", "artifact"]
+
+
+class ModelRecord(Record):
+    """One row of the report: a model, what it scored, how it was checked, how fast it is."""
+
+    name: str
+    role: Role
+    metrics: dict[str, Figure]
+    parity: Parity | None
+    bench: BenchRecord | None
+    size_bytes: int | None
+    parameters: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Headline(Record):
+    """The shipped artifact against the teacher, as fractions.
+
+    ``accuracy_retention`` = artifact / teacher; ``latency_reduction`` = 1 - artifact / teacher seconds
+    for one answer, both on the same engine; ``memory_reduction`` = 1 - artifact / teacher weight bytes.
+    """
+
+    artifact: str
+    teacher: str
+    metric: str
+    accuracy_retention: Figure
+    latency_reduction: Figure
+    memory_reduction: Figure
+
+
+class Refused(Record):
+    """A file that a gate refused, and why."""
+
+    name: str
+    reasons: tuple[str, ...]
+
+
+class _Document(Record):
+    def to_json(self) -> str:
+        """Return the document as JSON text, schema first."""
+        return self.model_dump_json(indent=2, by_alias=True)
+
+
+class ArtifactsDocument(_Document):
+    """What ``export`` and ``quantize`` print."""
+
+    schema_: Annotated[Literal["edgestill.artifacts/1"], Field(alias="schema")] = "edgestill.artifacts/1"
+    artifacts: tuple[ArtifactRecord, ...]
+    refused: tuple[Refused, ...] = ()
+
+
+class EvalDocument(_Document):
+    """What ``eval`` prints."""
+
+    schema_: Annotated[Literal["edgestill.eval/1"], Field(alias="schema")] = "edgestill.eval/1"
+    task: str
+    results: tuple[EvalRecord, ...]
+
+
+class BenchDocument(_Document):
+    """What ``bench`` prints."""
+
+    schema_: Annotated[Literal["edgestill.bench/1"], Field(alias="schema")] = "edgestill.bench/1"
+    environment: Environment
+    results: tuple[BenchRecord, ...]
+
+
+class ReportDocument(_Document):
+    """``report.json``: the whole run."""
+
+    schema_: Annotated[Literal["edgestill.report/1"], Field(alias="schema")] = "edgestill.report/1"
+    name: str
+    created: str
+    task: str
+    headline: Headline | None
+    models: tuple[ModelRecord, ...]
+    refused: tuple[Refused, ...]
+    environment: Environment | None
+    recipe: dict[str, object]
+    provenance: dict[str, object]

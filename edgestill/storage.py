@@ -1,0 +1,136 @@
+"""Writing whole or not at all, and hashing what was written.
+
+Every stage writes into a temporary sibling and renames it when it is whole, so that a kill at any
+moment leaves either nothing or the finished thing under the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from edgestill.errors import disk_errors
+
+PARTIAL_SUFFIX: Final = ".partial"
+_CHUNK: Final = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes as lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """Return the sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file below ``folder``, relative to it, sorted by its POSIX name."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def sha256_folder(folder: Path, *, ignore: frozenset[str] = frozenset()) -> str:
+    """Return one sha256 over the names and contents of every file below ``folder``."""
+    names = [name for name in files_below(folder) if name.as_posix() not in ignore]
+    return sha256_json([[name.as_posix(), sha256_file(folder / name)] for name in names])
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder tree; nothing happens when it isn't there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Yield a fresh temporary sibling of ``final``; rename it to ``final`` when the block ends well.
+
+    An exception (Ctrl-C too) removes the sibling. What an earlier kill left beside ``final`` is
+    removed first. An existing ``final`` is replaced only after the new folder is whole.
+    Raises DiskFullError when there is no room.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep_partial(final)
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        with disk_errors(f"writing {final}"):
+            partial.mkdir()
+            yield partial
+            _sync_tree(partial)
+            if final.exists():
+                old = final.with_name(f".{final.name}.old{PARTIAL_SUFFIX}")
+                remove(old)
+                final.rename(old)
+                partial.rename(final)
+                remove(old)
+            else:
+                partial.rename(final)
+    finally:
+        remove(partial)
+
+
+@contextlib.contextmanager
+def whole_file(final: Path) -> Iterator[Path]:
+    """Yield the path of a temporary sibling file; rename it to ``final`` when the block ends well."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        with disk_errors(f"writing {final}"):
+            yield partial
+            _sync(partial)
+            partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file (two-space indent, UTF-8) whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sweep_partial(final: Path) -> None:
+    """Remove temporary siblings of ``final`` that a killed run left behind.
+
+    A kill between the two renames of a replacement left the earlier result as ``.old``: it goes back.
+    """
+    old = final.with_name(f".{final.name}.old{PARTIAL_SUFFIX}")
+    if old.exists() and not final.exists():
+        old.rename(final)
+    if final.parent.is_dir():
+        for left in final.parent.glob(f".{final.name}.*{PARTIAL_SUFFIX}"):
+            remove(left)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for name in files_below(folder):
+        _sync(folder / name)

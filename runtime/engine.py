@@ -1,0 +1,51 @@
+"""Engine: the one contract under every session, and the registry of those that implement it.
+
+An engine holds one sequence of tokens and its KV cache. It knows token ids and logits, nothing of
+text: tokenizers, chat templates, sampling and stop strings live in :mod:`edgestill.runtime.session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One loaded model with one sequence.
+
+    ``name`` is ``torch``, ``onnxruntime`` or ``llama.cpp``; ``context_length`` is the most tokens the
+    sequence may hold; ``position`` how many it holds now; ``weights_bytes`` the bytes of the weights as
+    loaded (null when the engine can't say).
+    """
+
+    name: str
+    vocab_size: int
+    context_length: int
+    threads: int
+    weights_bytes: int | None
+
+    @property
+    def position(self) -> int:
+        """Tokens now in the KV cache."""
+
+    def append(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        """Run ``token_ids`` after what is in the cache; return the logits after the last one.
+
+        Shape ``[vocab]``, float32. The array may be a view into the engine's own buffer: it is valid
+        until the next call. Raises ContextFullError when the tokens don't fit ``context_length``.
+        """
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        """Forget the sequence, run ``token_ids``, and return the logits after each: ``[time, vocab]``."""
+
+    def rewind(self, position: int) -> None:
+        """Forget everything after the first ``position`` tokens (0: all)."""
+
+    def close(self) -> None:
+        """Free the model; the engine must not be used after."""
