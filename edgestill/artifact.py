@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edgestill.errors import CheckpointError, ModelFileError
+from edgestill.safetensors import read_header
 from edgestill.storage import sha256_file, sha256_json, write_json
 
 Format = Literal["onnx", "gguf"]
@@ -41,7 +42,8 @@ class Checkpoint:
     def open(cls, path: Path | str) -> Checkpoint:
         """Check that ``path`` is a model folder and return it.
 
-        Raises CheckpointError when the folder, its config.json or its weights are missing.
+        Raises CheckpointError when the folder, its config.json or its weights are missing, or when a
+        safetensors file is truncated or has a damaged header.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -51,6 +53,9 @@ class Checkpoint:
         checkpoint = cls(folder)
         if not checkpoint.weight_files():
             raise CheckpointError(f"{folder}: no *.safetensors in it; save the model with safe_serialization=True")
+        checkpoint.config()
+        for file in checkpoint.weight_files():
+            read_header(file)
         return checkpoint
 
     def config(self) -> dict[str, object]:

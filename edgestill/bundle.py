@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Contents:
-    """What :func:`pack_bundle` puts in; paths are copied (hard-linked where the disk allows)."""
+    """What :func:`pack_bundle` puts in; files are copied."""
 
     name: str
     created: str
@@ -137,13 +136,12 @@ def pack_bundle(contents: Contents, out_dir: Path) -> Bundle:
         for artifact, described in contents.artifacts:
             for name in files_below(artifact.folder):
                 _place(artifact.folder / name, folder / "artifacts" / described.name / name)
-        for file in contents.tokenizer_files:
-            _place(file, folder / "tokenizer" / file.name)
+        for tokenizer_file in contents.tokenizer_files:
+            _place(tokenizer_file, folder / "tokenizer" / tokenizer_file.name)
         write_text(folder / GOLDEN_FILE, contents.golden)
         write_text(folder / REPORT_FILE, contents.report_html)
-        for name, text in contents.licenses.items():
-            (folder / "licenses").mkdir(exist_ok=True)
-            write_text(folder / "licenses" / name, text)
+        for license_name, license_text in contents.licenses.items():
+            write_text(folder / "licenses" / license_name, license_text)
         files = tuple(_entry(folder, name) for name in files_below(folder))
         manifest = Manifest(
             content_sha256=_content_sha256(files),
@@ -223,11 +221,9 @@ def verify_files(bundle: Bundle) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
+    # A copy, not a hard link: what happens to the bundle later must not reach the run's own files.
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
 
 
 def _entry(folder: Path, name: Path) -> FileEntry:

@@ -1,0 +1,134 @@
+"""The student's files: exported, quantised, each checked against the student as soon as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgestill.artifact import Artifact, Checkpoint, Format
+from edgestill.measuring import examples_of
+from edgestill.parity_gate import check, reference_of
+from edgestill.progress import Progress
+from edgestill.recipe import Recipe
+from edgestill.results import Parity
+from edgestill.steps import Steps
+from edgestill.storage import remove
+from edgestill.training import Trained
+
+if TYPE_CHECKING:
+    from edgestill.export.parity import Reference
+
+PLAIN: dict[Format, str] = {"onnx": "fp32", "gguf": "f32"}
+"""The precision in which a format holds the checkpoint exactly: the teacher's, and what is quantised."""
+
+
+EXPORTED: dict[Format, tuple[str, ...]] = {"onnx": ("fp32",), "gguf": ("f32", "f16")}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One file of the student and what the parity check said; a refused one lies in ``<name>.refused``."""
+
+    artifact: Artifact
+    parity: Parity
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every gate let it through."""
+        return self.parity.passed
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it was refused."""
+        return self.parity.reasons
+
+
+def make_plain(
+    steps: Steps, role: str, checkpoint: Checkpoint, sha256: str, format: Format, progress: Progress
+) -> Artifact:
+    """Export a checkpoint as it is (fp32), to be measured; not part of the bundle."""
+    folder = steps.out_dir / "compared" / role
+
+    def work() -> Any:
+        from edgestill.export import export_checkpoint
+
+        export_checkpoint(checkpoint, format, PLAIN[format], folder, progress=progress)
+        return None
+
+    final = folder / f"{format}-{PLAIN[format]}"
+    steps.run(f"export-{role}-{format}", [sha256, format], work, outputs=[final])
+    return Artifact.open(final)
+
+
+def make_artifacts(steps: Steps, recipe: Recipe, trained: Trained, progress: Progress) -> list[Made]:
+    """Export and quantise the student as the recipe says; a file that fails parity is refused, the others go on."""
+    folder = steps.out_dir / "artifacts"
+    references = _References(trained, progress)
+    made: list[Made] = []
+
+    def make(name: str, depends: Any, write: Callable[[], Artifact]) -> Made:
+        final, refused = folder / name, folder / f"{name}.refused"
+
+        def work() -> Any:
+            remove(refused)
+            return check(write(), references.student(), recipe.gates, progress).model_dump(mode="json")
+
+        limits = [recipe.gates.min_top1_agreement, recipe.gates.max_kl]
+        depends = [depends, limits, trained.held_out_sha256]
+        done = steps.run(f"artifact-{name}", depends, work, outputs=[final, refused], title=f"making {name}")
+        parity = Parity.model_validate(done.value)
+        if not parity.passed:
+            progress.note(f"{name} refused: {', '.join(parity.reasons)}")
+        return Made(Artifact.open(final if parity.passed else refused), parity)
+
+    def export(format: Format, precision: str) -> Made:
+        from edgestill.export import export_checkpoint
+
+        return make(
+            f"{format}-{precision}",
+            trained.student_sha256,
+            lambda: export_checkpoint(trained.student, format, precision, folder, progress=progress),
+        )
+
+    def quantize(source: Artifact, precision: str) -> Made:
+        from edgestill.quantize import quantize_artifact
+
+        return make(
+            f"{source.format}-{precision}",
+            source.sha256,
+            lambda: quantize_artifact(source, precision, folder, progress=progress),
+        )
+
+    try:
+        for format in recipe.export:
+            made += [export(format, precision) for precision in EXPORTED[format]]
+        for target in recipe.quantize:
+            wanted, _, precision = target.partition("-")
+            source = next(one for one in made if one.artifact.format == wanted)
+            if source.accepted:
+                made.append(quantize(source.artifact, precision))
+            else:
+                progress.note(f"{target} left out: {source.artifact.name}, which it is made from, was refused")
+    finally:
+        references.close()
+    return made
+
+
+class _References:
+    """The student's logits on held-out text, computed once and only when a file must be checked."""
+
+    def __init__(self, trained: Trained, progress: Progress) -> None:
+        self._trained = trained
+        self._progress = progress
+        self._student: Reference | None = None
+
+    def student(self) -> Reference:
+        if self._student is None:
+            rows = examples_of(self._trained.held_out)
+            self._student = reference_of(self._trained.student.path, rows, self._progress)
+        return self._student
+
+    def close(self) -> None:
+        if self._student is not None:
+            self._student.close()

@@ -1,0 +1,199 @@
+"""Evaluate and bench every model of a run, and work out the headline from what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgestill.artifact import Artifact
+from edgestill.dataset import Example, Message, read_examples
+from edgestill.recipe import Recipe
+from edgestill.results import BenchRecord, Figure, Headline, ModelRecord
+from edgestill.steps import Steps
+
+if TYPE_CHECKING:
+    from edgestill.progress import Progress
+
+ANSWER_PROMPTS: Final = 20
+ANSWER_REPETITIONS: Final = 3
+_FOUR_BIT: Final = ("int4", "q4_0", "q4_k_m")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one model scored and how fast it is; ``answers`` are raw seconds per whole answer."""
+
+    metrics: dict[str, Figure]
+    bench: BenchRecord | None
+    answers: list[float]
+
+
+def measure_quality(
+    steps: Steps, recipe: Recipe, name: str, model: Path, sha256: str, test: Path, test_sha256: str, progress: Progress
+) -> dict[str, Figure]:
+    """Score one model on the test split through the runtime (step ``eval-<name>``)."""
+
+    def work() -> Any:
+        from edgestill.runtime.evaluate import evaluate, write_predictions
+        from edgestill.runtime.session import Session
+        from edgestill.runtime.tasks import get_task
+
+        with Session.open(model) as session:
+            result = evaluate(session, get_task(recipe.task), read_examples(test), model_name=name, progress=progress)
+        write_predictions(predictions, result.predictions)
+        return result.record.model_dump(mode="json")["metrics"]
+
+    predictions = steps.out_dir / "predictions" / f"{name}.jsonl"
+    done = steps.run(f"eval-{name}", [recipe.task, sha256, test_sha256], work, outputs=[predictions])
+    return {key: Figure.model_validate(value) for key, value in done.value.items()}
+
+
+def measure_speed(
+    steps: Steps, recipe: Recipe, name: str, model: Path, sha256: str, test: Path, test_sha256: str, progress: Progress
+) -> tuple[BenchRecord, Figure | None, list[float]]:
+    """Bench one model in fresh processes: fixed lengths, and whole answers to the task's own prompts."""
+    generates = recipe.task != "text"
+
+    def work() -> Any:
+        from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
+
+        bench = recipe.bench
+        options = BenchOptions(
+            prompt_tokens=bench.prompt_tokens,
+            new_tokens=bench.new_tokens,
+            repetitions=bench.repetitions,
+            threads=bench.threads,
+        )
+        record = bench_model(model, options, progress=progress).model_copy(update={"model": name})
+        value: dict[str, Any] = {"bench": record.model_dump(mode="json"), "answer_seconds": None, "answers": []}
+        if generates:
+            answers = bench_answers(
+                model,
+                spread_prompts(test),
+                BenchOptions(repetitions=ANSWER_REPETITIONS, threads=bench.threads),
+                max_new_tokens=answer_limit(test),
+                progress=progress,
+            )
+            value["answer_seconds"] = answers.answer_seconds.model_dump(mode="json")
+            value["answers"] = list(answers.raw["answer_seconds"])
+        return value
+
+    done = steps.run(f"bench-{name}", [recipe.bench.model_dump(mode="json"), sha256, test_sha256], work)
+    seconds = done.value["answer_seconds"]
+    return (
+        BenchRecord.model_validate(done.value["bench"]),
+        None if seconds is None else Figure.model_validate(seconds),
+        list(done.value["answers"]),
+    )
+
+
+def spread_prompts(test: Path, count: int = ANSWER_PROMPTS) -> list[Sequence[Message]]:
+    """Return prompts spread evenly over the test split."""
+    rows = list(read_examples(test))
+    stride = max(len(rows) // count, 1)
+    return [example.prompt for example in rows[::stride][:count]]
+
+
+def answer_limit(test: Path) -> int:
+    """Return a limit on new tokens that no right answer can reach: the longest gold answer's bytes."""
+    return max((len((row.completion or "").encode()) for row in read_examples(test)), default=0) + 8
+
+
+def choose_shipped(
+    recipe: Recipe, artifacts: Sequence[Artifact], measured: dict[str, Measured], metric: str
+) -> str | None:
+    """Return the artifact to ship: the recipe's, else the 4-bit one with the best metric, then the fastest."""
+    names = [artifact.name for artifact in artifacts]
+    if recipe.bundle.ship is not None:
+        return recipe.bundle.ship if recipe.bundle.ship in names else None
+    candidates = [artifact for artifact in artifacts if artifact.precision in _FOUR_BIT] or list(artifacts)
+    if not candidates:
+        return None
+
+    def rank(artifact: Artifact) -> tuple[float, float]:
+        found = measured[artifact.name]
+        quality = found.metrics[metric].value if metric in found.metrics else None
+        speed = found.metrics["answer_seconds"].value if "answer_seconds" in found.metrics else None
+        return (-(quality or 0.0), speed if speed is not None else math.inf)
+
+    return min(candidates, key=rank).name
+
+
+def make_headline(artifact: str, teacher: str, metric: str, shipped: Measured, taught: Measured) -> Headline:
+    """Compare the shipped artifact with the teacher served as fp32 by the same engine."""
+    return Headline(
+        artifact=artifact,
+        teacher=teacher,
+        metric=metric,
+        accuracy_retention=_retention(shipped.metrics.get(metric), taught.metrics.get(metric), metric),
+        latency_reduction=_reduction(shipped.answers, taught.answers),
+        memory_reduction=_memory(shipped.bench, taught.bench),
+    )
+
+
+def _retention(artifact: Figure | None, teacher: Figure | None, metric: str) -> Figure:
+    """Ratio of two proportions with Katz's log interval (Katz et al., 1978), taken as independent samples."""
+    source = f"{metric} of the artifact / {metric} of the teacher, same test rows; interval as if independent"
+    if artifact is None or teacher is None or artifact.value is None or not teacher.value:
+        return Figure.missing("fraction", source)
+    ratio = artifact.value / teacher.value
+    interval = None
+    if artifact.unit == teacher.unit == "fraction" and artifact.value > 0 and artifact.n and teacher.n:
+        spread = (1 - artifact.value) / (artifact.n * artifact.value) + (1 - teacher.value) / (
+            teacher.n * teacher.value
+        )
+        width = math.exp(1.959963984540054 * math.sqrt(spread))
+        interval = (ratio / width, ratio * width)
+    return Figure(value=ratio, unit="fraction", n=artifact.n, ci95=interval, source=source)
+
+
+def _reduction(artifact: Sequence[float], teacher: Sequence[float]) -> Figure:
+    """1 - ratio of median seconds per answer; bootstrap interval over answers (percentile, 2,000 resamples)."""
+    import numpy as np
+
+    source = "1 - median seconds per answer of the artifact / of the teacher, same prompts and engine, bootstrap"
+    if not artifact or not teacher:
+        return Figure.missing("fraction", source)
+    random = np.random.default_rng(0)
+    ours, theirs = np.asarray(artifact), np.asarray(teacher)
+    ratios = np.median(random.choice(ours, (2000, len(ours))), axis=1) / np.median(
+        random.choice(theirs, (2000, len(theirs))), axis=1
+    )
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    value = 1 - float(np.median(ours) / np.median(theirs))
+    return Figure(value=value, unit="fraction", n=len(ours), ci95=(1 - float(high), 1 - float(low)), source=source)
+
+
+def _memory(artifact: BenchRecord | None, teacher: BenchRecord | None) -> Figure:
+    source = "1 - weight bytes of the artifact / of the teacher, as each engine holds them"
+    if artifact is None or teacher is None:
+        return Figure.missing("fraction", source)
+    ours, theirs = artifact.weights_bytes.value, teacher.weights_bytes.value
+    if ours is None or not theirs:
+        return Figure.missing("fraction", source)
+    return Figure(value=1 - ours / theirs, unit="fraction", n=1, basis="derived", source=source)
+
+
+def refuse_unfaithful(
+    recipe: Recipe, rows: Sequence[ModelRecord], teacher: Figure | None, metric: str
+) -> dict[str, str]:
+    """Return artifact name -> reason for those below ``min_accuracy_retention`` of the teacher."""
+    floor = recipe.gates.min_accuracy_retention
+    if floor == 0 or teacher is None or not teacher.value:
+        return {}
+    refused = {}
+    for row in rows:
+        figure = row.metrics.get(metric)
+        if row.role == "artifact" and figure is not None and figure.value is not None:
+            kept = figure.value / teacher.value
+            if kept < floor:
+                refused[row.name] = f"min_accuracy_retention: {kept:.4f} of the teacher's {metric}, {floor} is asked"
+    return refused
+
+
+def examples_of(path: Path) -> list[Example]:
+    """Return all rows of one of the run's own data files."""
+    return list(read_examples(path))

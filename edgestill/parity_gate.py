@@ -1,0 +1,166 @@
+"""Export or quantise, then prove the file at once: what passes keeps its name, what fails is set aside.
+
+A file that a gate refuses is renamed to ``<name>.refused``, so that nothing later takes it for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edgestill.artifact import Artifact, Checkpoint, Format
+from edgestill.dataset import Example, read_examples
+from edgestill.errors import InputError
+from edgestill.progress import Progress
+from edgestill.recipe import Gates
+from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, Refused
+from edgestill.storage import remove
+
+if TYPE_CHECKING:
+    from edgestill.export.parity import Reference
+    from edgestill.runtime.tokenizer import Tokenizer
+
+MAX_TEXTS: Final = 64
+MAX_POSITIONS: Final = 4096
+
+BUILT_IN_TEXT: Final = (
+    "The old lighthouse keeper climbed the stairs each evening, lit the lamp, and wrote one line in his book.",
+    "To reset the thermostat, hold the left button for ten seconds; the display then shows 20.5 °C.",
+    "She said: “It's not the wind, it's the tide.” Nobody answered, because nobody knew.",
+    '{"name": "probe", "values": [1, 2, 3.25], "nested": {"ok": true, "note": null}}',
+    "def area(width, height):\n    # rectangles only\n    return width * height\n",
+    "Zürich, São Paulo, 東京 and Москва are cities; 🚲 is a bicycle. Call 555-0199 before 9:30 a.m.",
+    "Once there was a little girl who had a red ball. One day the ball rolled under a big tree, and she was sad.",
+    "Total: 1,234.56 EUR (19% VAT incl.); paid 2024-02-29, order #00017.",
+)
+"""Plain text for the parity check of a checkpoint that comes without held-out data; written for this."""
+
+
+def built_in_gates() -> Gates:
+    """Return the gates of a bare ``export``: parity's own absolute limits, and top-1 agreement for 16 bits."""
+    return Gates(min_top1_agreement=0.98, max_kl=0.05)
+
+
+def held_out_ids(tokenizer: Tokenizer, examples: Iterable[Example], context_length: int) -> list[list[int]]:
+    """Return token ids of whole held-out rows: conversations with their answer, or texts.
+
+    At most ``MAX_TEXTS`` rows and ``MAX_POSITIONS`` tokens; a row longer than the context is cut.
+    """
+    from edgestill.runtime.session import render_prompt
+
+    chosen: list[list[int]] = []
+    positions = 0
+    for example in examples:
+        if example.text is not None:
+            ids = tokenizer.encode(example.text)
+        else:
+            ids = render_prompt(tokenizer, example.prompt)
+            if example.completion is not None:
+                ids = [*ids, *tokenizer.encode(example.completion, add_special=False)]
+        ids = ids[: min(context_length, MAX_POSITIONS - positions)]
+        if len(ids) >= 2:
+            chosen.append(ids)
+            positions += len(ids)
+        if len(chosen) == MAX_TEXTS or positions >= MAX_POSITIONS - 2:
+            break
+    if not chosen:
+        raise InputError("no held-out text to check parity on; give a data file with rows")
+    return chosen
+
+
+def rows_or_built_in(data: Path | None) -> list[Example]:
+    """Return the rows of a data file, or the built-in texts."""
+    if data is None:
+        return [Example(text=text, source="built-in") for text in BUILT_IN_TEXT]
+    return list(read_examples(data, limit=MAX_TEXTS))
+
+
+def record_of(artifact: Artifact, parity: Parity | None, extra_notes: Sequence[str] = ()) -> ArtifactRecord:
+    """Return an artifact as commands print it."""
+    return ArtifactRecord(
+        name=artifact.name,
+        path=str(artifact.model_path),
+        format=artifact.format,
+        precision=artifact.precision,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        parity=parity,
+        notes=(*artifact.notes, *extra_notes),
+    )
+
+
+def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Progress) -> Parity:
+    """Compare an artifact with a reference; a failing one is renamed to ``<name>.refused``."""
+    from edgestill.export.parity import check_parity
+
+    parity = check_parity(
+        artifact,
+        reference,
+        min_top1_agreement=gates.min_top1_agreement,
+        max_kl=gates.max_kl,
+        progress=progress,
+    )
+    if not parity.passed:
+        refused = artifact.folder.with_name(artifact.folder.name + ".refused")
+        remove(refused)
+        artifact.folder.rename(refused)
+    return parity
+
+
+def export_checked(
+    checkpoint: Checkpoint,
+    format: Format,
+    precision: str,
+    out: Path,
+    *,
+    gates: Gates | None,
+    data: Path | None,
+    progress: Progress,
+) -> ArtifactsDocument:
+    """Export one format and check it against the checkpoint on torch (``gates`` None: don't check)."""
+    from edgestill.export import export_checkpoint
+
+    rows = rows_or_built_in(data)
+    artifact = export_checkpoint(checkpoint, format, precision, out, progress=progress)
+    if gates is None:
+        return ArtifactsDocument(artifacts=(record_of(artifact, None),))
+    reference = reference_of(checkpoint.path, rows, progress)
+    return _document(artifact, check(artifact, reference, gates, progress))
+
+
+def quantize_checked(
+    source: Artifact,
+    precision: str,
+    out: Path,
+    *,
+    reference: Checkpoint | None,
+    gates: Gates | None,
+    data: Path | None,
+    progress: Progress,
+) -> ArtifactsDocument:
+    """Quantise one artifact and check it against ``reference``, or against its source."""
+    from edgestill.quantize import quantize_artifact
+
+    rows = rows_or_built_in(data)
+    artifact = quantize_artifact(source, precision, out, progress=progress)
+    if gates is None:
+        return ArtifactsDocument(artifacts=(record_of(artifact, None),))
+    model = source.model_path if reference is None else reference.path
+    return _document(artifact, check(artifact, reference_of(model, rows, progress), gates, progress))
+
+
+def reference_of(model: Path, rows: Iterable[Example], progress: Progress) -> Reference:
+    """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens."""
+    from edgestill.export.parity import reference_logits
+    from edgestill.runtime.session import Session
+
+    with Session.open(model) as session:
+        ids = held_out_ids(session.tokenizer, rows, session.engine.context_length)
+    return reference_logits(model, ids, progress=progress)
+
+
+def _document(artifact: Artifact, parity: Parity) -> ArtifactsDocument:
+    if parity.passed:
+        return ArtifactsDocument(artifacts=(record_of(artifact, parity),))
+    return ArtifactsDocument(artifacts=(), refused=(Refused(name=artifact.name, reasons=parity.reasons),))

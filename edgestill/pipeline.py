@@ -1,0 +1,291 @@
+"""Recipe -> bundle -> report: the verbs in order, each a step that is done once.
+
+data -> teacher -> answers -> student (and baseline) -> files, each checked -> eval -> bench
+     -> golden -> report -> bundle
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgestill.artifact import Artifact, Checkpoint
+from edgestill.bundle import Bundle, open_bundle
+from edgestill.errors import GateError
+from edgestill.making import Made, make_artifacts, make_plain
+from edgestill.measuring import (
+    Measured,
+    answer_limit,
+    choose_shipped,
+    examples_of,
+    make_headline,
+    measure_quality,
+    measure_speed,
+    refuse_unfaithful,
+)
+from edgestill.packing import describe, golden_prompts, now, write_bundle
+from edgestill.progress import Progress
+from edgestill.recipe import Recipe, load_recipe
+from edgestill.results import Headline, ModelRecord, Refused, ReportDocument, Role
+from edgestill.steps import Steps, tool_versions
+from edgestill.storage import whole_file, write_text
+from edgestill.training import Trained, train_models
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its report, where things are, and which steps were done or up to date."""
+
+    document: ReportDocument
+    bundle: Path
+    report: Path
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One model to measure: the files that serve it, on which engine, and what it is in the report."""
+
+    name: str
+    role: Role
+    model: Path
+    sha256: str
+    made: Made | None
+    checkpoint: Checkpoint | None
+
+
+def distill_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> Checkpoint:
+    """Run a recipe as far as the student's checkpoint, and return it."""
+    recipe = load_recipe(recipe_file)
+    steps = Steps(out_dir, progress)
+    with steps.locked():
+        return train_models(steps, recipe, progress).student
+
+
+def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunResult:
+    """Run a recipe the whole way into ``out_dir``; what is up to date is not done again.
+
+    Leaves ``report.html``, ``report.json``, ``report.md`` and ``bundle/``. Raises RecipeError and
+    DataError before any work, GateError when a gate refused every artifact.
+    """
+    recipe = load_recipe(recipe_file)
+    steps = Steps(out_dir, progress)
+    with steps.locked():
+        with whole_file(out_dir / "recipe.yaml") as copy:
+            copy.write_bytes(recipe_file.read_bytes())
+        trained = train_models(steps, recipe, progress)
+        made = make_artifacts(steps, recipe, trained, progress)
+        if not any(artifact.accepted for artifact in made):
+            reasons = "; ".join(f"{one.artifact.name}: {', '.join(one.reasons)}" for one in made)
+            raise GateError(f"parity refused every artifact ({reasons}); loosen the recipe's gates or train longer")
+        rows = _rows(steps, recipe, trained, made, progress)
+        measured = _measure(steps, recipe, trained, rows, progress)
+        return _pack(steps, recipe, trained, made, rows, measured, progress)
+
+
+def _rows(steps: Steps, recipe: Recipe, trained: Trained, made: list[Made], progress: Progress) -> list[_Row]:
+    """List what is measured. Teacher, student and baseline are served as fp32 by the artifacts' own engine.
+
+    The teacher is served once per format, so that an artifact is compared with it on the same engine.
+    """
+    rows = []
+    for format in recipe.export:
+        teacher = make_plain(steps, "teacher", trained.teacher, trained.teacher_sha256, format, progress)
+        rows.append(_Row(f"teacher-{teacher.name}", "teacher", teacher.folder, teacher.sha256, None, trained.teacher))
+    first = recipe.export[0]
+    plain = next(one for one in made if one.artifact.name == {"onnx": "onnx-fp32", "gguf": "gguf-f32"}[first])
+    if plain.accepted:
+        rows.append(_Row("student", "student", plain.artifact.folder, plain.artifact.sha256, None, trained.student))
+    if trained.baseline is not None:
+        baseline = make_plain(steps, "baseline", trained.baseline, trained.baseline_sha256, first, progress)
+        rows.append(_Row("baseline", "baseline", baseline.folder, baseline.sha256, None, trained.baseline))
+    for one in made:
+        if one.accepted:
+            rows.append(_Row(one.artifact.name, "artifact", one.artifact.folder, one.artifact.sha256, one, None))
+    return rows
+
+
+def _measure(
+    steps: Steps, recipe: Recipe, trained: Trained, rows: list[_Row], progress: Progress
+) -> dict[str, Measured]:
+    """Evaluate every row, then bench every row (on a machine that does nothing else by then)."""
+    test, test_sha256 = trained.test, trained.test_sha256
+    quality: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        # The teacher computes the same on both engines (parity says so): scored once, on the first.
+        if row.role == "teacher" and quality:
+            quality[row.name] = dict(next(iter(quality.values())))
+            continue
+        quality[row.name] = measure_quality(steps, recipe, row.name, row.model, row.sha256, test, test_sha256, progress)
+    measured = {}
+    for row in rows:
+        if row.role == "baseline":  # the student's sizes: its speed is the student's
+            measured[row.name] = Measured(quality[row.name], None, [])
+            continue
+        bench, seconds, answers = measure_speed(
+            steps, recipe, row.name, row.model, row.sha256, test, test_sha256, progress
+        )
+        metrics = quality[row.name] if seconds is None else {**quality[row.name], "answer_seconds": seconds}
+        measured[row.name] = Measured(metrics, bench, answers)
+    return measured
+
+
+def _pack(
+    steps: Steps,
+    recipe: Recipe,
+    trained: Trained,
+    made: list[Made],
+    rows: list[_Row],
+    measured: dict[str, Measured],
+    progress: Progress,
+) -> RunResult:
+    from edgestill.runtime.tasks import get_task
+
+    metric = get_task(recipe.task).primary_metric
+    records = [_record(row, measured[row.name]) for row in rows]
+    teacher_score = measured[rows[0].name].metrics.get(metric)
+    below = refuse_unfaithful(recipe, records, teacher_score, metric)
+    shipped = [one.artifact for one in made if one.accepted and one.artifact.name not in below]
+    refused = [Refused(name=one.artifact.name, reasons=one.reasons) for one in made if not one.accepted]
+    refused += [Refused(name=name, reasons=(reason,)) for name, reason in below.items()]
+    if not shipped:
+        raise GateError("; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in refused))
+    ship = choose_shipped(recipe, shipped, measured, metric)
+    headline = _headline(ship, shipped, measured, metric)
+    parities = {one.artifact.name: one.parity for one in made}
+    golden = _golden(steps, recipe, trained, shipped, progress)
+    bundle_dir = steps.out_dir / "bundle"
+    report_files = [steps.out_dir / name for name in ("report.html", "report.json", "report.md")]
+    provenance = _provenance(recipe, trained)
+    limit = answer_limit(trained.test) if recipe.task != "text" else 256
+
+    def work() -> Any:
+        from edgestill.report import render_html, write_report
+        from edgestill.runtime.environment import describe_environment
+
+        created = now()
+        document = ReportDocument(
+            name=recipe.name,
+            created=created,
+            task=recipe.task,
+            headline=headline,
+            models=tuple(records),
+            refused=tuple(refused),
+            environment=describe_environment(),
+            recipe=recipe.model_dump(mode="json"),
+            provenance=provenance,
+        )
+        write_bundle(
+            bundle_dir,
+            trained.student,
+            [
+                (
+                    artifact,
+                    describe(
+                        artifact,
+                        parities[artifact.name],
+                        measured[artifact.name].metrics,
+                        measured[artifact.name].bench,
+                    ),
+                )
+                for artifact in shipped
+            ],
+            name=recipe.name,
+            task=recipe.task,
+            ship=ship,
+            golden=golden,
+            max_new_tokens=limit,
+            headline=headline,
+            report_html=render_html(document),
+            license=recipe.bundle.license,
+            created=created,
+            provenance=provenance,
+        )
+        write_report(document, steps.out_dir)
+        return {"document": document.model_dump(mode="json", by_alias=True)}
+
+    depends = [
+        recipe.model_dump(mode="json"),
+        [record.model_dump(mode="json") for record in records],
+        None if headline is None else headline.model_dump(mode="json"),
+        [one.model_dump(mode="json") for one in refused],
+        [artifact.sha256 for artifact in shipped],
+        golden,
+        provenance,
+    ]
+    title = "packing the bundle and writing the report"
+    done = steps.run("bundle", depends, work, outputs=[bundle_dir, *report_files], title=title)
+    document = ReportDocument.model_validate(done.value["document"])
+    return RunResult(document, bundle_dir, report_files[0], tuple(steps.done), tuple(steps.skipped))
+
+
+def _record(row: _Row, found: Measured) -> ModelRecord:
+    size = None if found.bench is None else found.bench.size_bytes
+    return ModelRecord(
+        name=row.name,
+        role=row.role,
+        metrics=found.metrics,
+        parity=None if row.made is None else row.made.parity,
+        bench=found.bench,
+        size_bytes=size if row.made is None else row.made.artifact.size_bytes,
+        parameters=None if row.checkpoint is None else count_parameters(row.checkpoint),
+        notes=() if row.made is None else row.made.artifact.notes,
+    )
+
+
+def _headline(ship: str | None, shipped: list[Artifact], measured: dict[str, Measured], metric: str) -> Headline | None:
+    if ship is None:
+        return None
+    format = next(artifact.format for artifact in shipped if artifact.name == ship)
+    teacher = f"teacher-{ {'onnx': 'onnx-fp32', 'gguf': 'gguf-f32'}[format] }"
+    return make_headline(ship, teacher, metric, measured[ship], measured[teacher])
+
+
+def _golden(steps: Steps, recipe: Recipe, trained: Trained, shipped: list[Artifact], progress: Progress) -> str:
+    def work() -> Any:
+        from edgestill.runtime.golden import make_golden
+
+        rows = golden_prompts(examples_of(trained.test), recipe.bundle.golden_prompts)
+        limit = answer_limit(trained.test) if recipe.task != "text" else 64
+        text = make_golden({artifact.name: artifact.folder for artifact in shipped}, rows, limit, progress=progress)
+        write_text(golden_file, text)
+        return None
+
+    golden_file = steps.out_dir / "golden.jsonl"
+    depends = [trained.test_sha256, recipe.bundle.golden_prompts, [artifact.sha256 for artifact in shipped]]
+    steps.run("golden", depends, work, outputs=[golden_file])
+    return golden_file.read_text(encoding="utf-8")
+
+
+def _provenance(recipe: Recipe, trained: Trained) -> dict[str, object]:
+    return {
+        "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        "teacher": {"kind": recipe.teachers[0].kind, "sha256": trained.teacher_sha256},
+        "student": {"kind": recipe.student.kind, "sha256": trained.student_sha256},
+        "data": trained.data_sha256,
+        "training": trained.facts,
+        "versions": tool_versions(),
+    }
+
+
+def count_parameters(checkpoint: Checkpoint) -> int:
+    """Return the number of weights in a checkpoint's safetensors files."""
+    from edgestill.safetensors import read_header
+
+    tensors = (tensor for file in checkpoint.weight_files() for tensor in read_header(file))
+    total = 0
+    for tensor in tensors:
+        size = 1
+        for extent in tensor.shape:
+            size *= extent
+        total += size
+    return total
+
+
+def open_run_bundle(out_dir: Path) -> Bundle:
+    """Open the bundle of a finished run."""
+    return open_bundle(out_dir / "bundle")

@@ -1,0 +1,304 @@
+"""What a report says, before it is said in HTML, Markdown or on a console: cards, tables, sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from edgestill.report.format import MISSING, bare_text, basis_text, figure_text, interval_text, printable, quantity
+from edgestill.results import Figure, ModelRecord, ReportDocument
+
+ROLE_NAMES: Final = {
+    "teacher": "teacher",
+    "student": "student",
+    "baseline": "student without distillation",
+    "artifact": "",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of a table: the text, a smaller second line, and what a pointer over it is told."""
+
+    text: str
+    detail: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's line in a table."""
+
+    name: str
+    role: str
+    shipped: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: its title, a sentence on how to read it, the column labels and the rows."""
+
+    title: str
+    intro: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure; the shares (0 to 1, of the larger) draw teacher and shipped file as two bars."""
+
+    label: str
+    value: str
+    interval: str
+    basis: str
+    teacher: str
+    artifact: str
+    teacher_share: float | None
+    artifact_share: float | None
+
+
+def primary_metric(document: ReportDocument) -> str | None:
+    """Return the metric of the headline, or the first that any model was scored on."""
+    if document.headline is not None:
+        return document.headline.metric
+    return next((name for model in document.models for name in model.metrics), None)
+
+
+def metric_names(document: ReportDocument) -> tuple[str, ...]:
+    """Return all metrics, the primary one first, the others as they first appear."""
+    first = primary_metric(document)
+    names = dict.fromkeys(name for model in document.models for name in model.metrics)
+    return tuple(sorted(names, key=lambda name: name != first))
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name as words: ``valid_json`` is ``valid JSON``."""
+    words = printable(name).replace("_", " ")
+    return words.replace("json", "JSON").replace("rouge", "ROUGE")
+
+
+def headline_sentence(document: ReportDocument) -> str:
+    """Return the headline in one sentence, for a title or a console."""
+    headline = document.headline
+    if headline is None:
+        return "No artifact was compared with a teacher in this run."
+    parts = [f"{card.value} {card.label}" for card in cards(document)]
+    return f"{printable(headline.artifact)} against {teacher_name(document)}: {', '.join(parts)}"
+
+
+def teacher_name(document: ReportDocument) -> str:
+    """Return how to speak of the headline's teacher: ``the teacher``, with its name where it has one."""
+    name = document.headline.teacher if document.headline else ""
+    return "the teacher" if name in ("", "teacher") else f"the teacher {printable(name)}"
+
+
+def cards(document: ReportDocument) -> tuple[Card, ...]:
+    """Return accuracy kept, latency saved and memory saved; empty when there is no headline."""
+    headline = document.headline
+    if headline is None:
+        return ()
+    models = {model.name: model for model in document.models}
+    teacher, artifact = models.get(headline.teacher), models.get(headline.artifact)
+    metric = metric_label(headline.metric)
+
+    def pair(read: Callable[[ModelRecord], Figure | None]) -> tuple[Figure | None, Figure | None]:
+        return (read(teacher) if teacher else None), (read(artifact) if artifact else None)
+
+    accuracy = pair(lambda model: model.metrics.get(headline.metric))
+    latency = pair(lambda model: model.bench.answer_seconds if model.bench else None)
+    memory = pair(lambda model: model.bench.weights_bytes if model.bench else None)
+    return (
+        _card(f"of {metric} kept", headline.accuracy_retention, accuracy),
+        _saved("latency per answer", headline.latency_reduction, latency),
+        _saved("memory for the weights", headline.memory_reduction, memory),
+    )
+
+
+def distillation_gain(document: ReportDocument) -> str:
+    """Return what distilling added over the same student trained on gold answers alone, in words."""
+    metric = primary_metric(document)
+    by_role = {model.role: model for model in reversed(document.models)}
+    student, baseline = by_role.get("student"), by_role.get("baseline")
+    if metric is None or student is None or baseline is None:
+        return ""
+    with_teacher, alone = student.metrics.get(metric), baseline.metrics.get(metric)
+    if with_teacher is None or alone is None or with_teacher.value is None or alone.value is None:
+        return ""
+    label = metric_label(metric)
+    reached = (
+        f"the distilled student reaches {figure_text(with_teacher)} {label}, "
+        f"the same student trained on the gold answers alone {figure_text(alone)}"
+    )
+    gain = with_teacher.value - alone.value
+    if with_teacher.unit == "fraction":
+        points = f"{abs(gain) * 100:.1f} points"
+    else:
+        points = quantity(abs(gain), with_teacher.unit)
+    direction = "Distilling raised" if gain > 0 else "Distilling lowered"
+    sentence = f"{direction} {label} by {points}: {reached}." if gain else f"Distilling changed nothing: {reached}."
+    if gain and _overlap(with_teacher, alone):
+        sentence += " Their 95% intervals overlap, so this difference may be chance."
+    return sentence
+
+
+def sections(document: ReportDocument) -> tuple[Section, ...]:
+    """Return the tables: quality and size, speed and memory, parity (where a model has one)."""
+    metrics = metric_names(document)
+    quality = Section(
+        "Quality and size",
+        "Every model answered the same test questions; the small line is the 95% interval.",
+        (*(metric_label(name) for name in metrics), "parameters", "size"),
+        _rows(document, lambda model: _quality_cells(model, metrics)),
+    )
+    found = [quality]
+    if any(model.bench for model in document.models):
+        found.append(_speed_section(document))
+    if any(model.parity for model in document.models):
+        found.append(_parity_section(document))
+    return tuple(found)
+
+
+def notes(document: ReportDocument) -> tuple[tuple[str, str], ...]:
+    """Return (model, note) for everything a reader should know about a row: fallbacks, warnings."""
+    found = []
+    for model in document.models:
+        warnings = model.bench.warnings if model.bench else ()
+        reasons = model.parity.reasons if model.parity else ()
+        found += [(printable(model.name), printable(note)) for note in (*model.notes, *reasons, *warnings)]
+    return tuple(dict.fromkeys(found))
+
+
+def _speed_section(document: ReportDocument) -> Section:
+    benches = [model.bench for model in document.models if model.bench]
+    shapes = sorted({(bench.prompt_tokens, bench.new_tokens, bench.repetitions) for bench in benches})
+    intro = "; ".join(
+        f"{prompt} prompt tokens, {new} new tokens, {repetitions} repetitions in a fresh process"
+        for prompt, new, repetitions in shapes
+    )
+    columns = ("engine", "load", "TTFT", "prefill, tokens/s", "decode, tokens/s", "inter-token", "answer", "peak PSS")
+    return Section("Speed and memory", f"{intro}.", columns, _rows(document, _speed_cells))
+
+
+def _parity_section(document: ReportDocument) -> Section:
+    parities = [model.parity for model in document.models if model.parity]
+    positions = max(parity.positions for parity in parities)
+    return Section(
+        "Parity",
+        f"Logits of each file against its reference on the same token ids, position by position ({positions:,} "
+        "positions of held-out text). KL is KL(reference ‖ file).",
+        ("reference", "top-1 agreement", "mean KL, nats", "max |Δ logit|", "verdict"),
+        tuple(row for row in _rows(document, _parity_cells) if row.cells),
+    )
+
+
+def _rows(document: ReportDocument, cells: Callable[[ModelRecord], tuple[Cell, ...]]) -> tuple[Row, ...]:
+    shipped = document.headline.artifact if document.headline else None
+    return tuple(
+        Row(printable(model.name), _role(model), model.name == shipped, cells(model)) for model in document.models
+    )
+
+
+def _role(model: ModelRecord) -> str:
+    role = ROLE_NAMES[model.role]
+    return "" if role == model.name else role
+
+
+def _quality_cells(model: ModelRecord, metrics: tuple[str, ...]) -> tuple[Cell, ...]:
+    scored = [_score(model.metrics.get(name), name) for name in metrics]
+    parameters = Cell(MISSING, title="parameter count not recorded")
+    if model.parameters is not None:
+        parameters = Cell(_count(model.parameters), title=f"{model.parameters:,} parameters")
+    size = Cell(MISSING, title="no file of its own")
+    if model.size_bytes is not None:
+        size = Cell(quantity(model.size_bytes, "bytes"), title=f"{model.size_bytes:,} bytes")
+    return (*scored, parameters, size)
+
+
+def _speed_cells(model: ModelRecord) -> tuple[Cell, ...]:
+    bench = model.bench
+    if bench is None:
+        return (Cell(MISSING, title="not benchmarked"),) * 8
+    threads = f"{bench.threads} thread{'' if bench.threads == 1 else 's'}"
+    p90, rss = bench.inter_token_seconds.p90, bench.peak_rss_bytes
+    return (
+        Cell(printable(bench.engine), threads),
+        _cell(bench.load_seconds),
+        _cell(bench.ttft_seconds),
+        _cell(bench.prefill_tokens_per_second, text=bare_text(bench.prefill_tokens_per_second)),
+        _cell(bench.decode_tokens_per_second, text=bare_text(bench.decode_tokens_per_second)),
+        _cell(bench.inter_token_seconds.p50, detail=f"p90 {figure_text(p90)}"),
+        _cell(bench.answer_seconds, detail=interval_text(bench.answer_seconds)),
+        _cell(bench.peak_pss_bytes, detail=f"RSS {figure_text(rss)}"),
+    )
+
+
+def _parity_cells(model: ModelRecord) -> tuple[Cell, ...]:
+    parity = model.parity
+    if parity is None:
+        return ()
+    verdict = Cell("passed") if parity.passed else Cell("refused", title="; ".join(map(printable, parity.reasons)))
+    return (
+        Cell(printable(parity.reference)),
+        _cell(parity.top1_agreement),
+        _cell(parity.mean_kl, text=bare_text(parity.mean_kl)),
+        _cell(parity.max_abs_diff, text=bare_text(parity.max_abs_diff)),
+        verdict,
+    )
+
+
+def _cell(figure: Figure, *, text: str | None = None, detail: str = "") -> Cell:
+    interval = interval_text(figure)
+    title = f"95% interval {interval}; {basis_text(figure)}" if interval else basis_text(figure)
+    return Cell(figure_text(figure) if text is None else text, detail, title)
+
+
+def _score(figure: Figure | None, metric: str) -> Cell:
+    if figure is None:
+        return Cell(MISSING, title=f"{metric_label(metric)} was not evaluated")
+    return _cell(figure, detail=interval_text(figure))
+
+
+def _saved(what: str, reduction: Figure, values: tuple[Figure | None, Figure | None]) -> Card:
+    if reduction.value is not None and reduction.value < 0:
+        grown = None if reduction.ci95 is None else (-reduction.ci95[1], -reduction.ci95[0])
+        return _card(f"more {what}", reduction.model_copy(update={"value": -reduction.value, "ci95": grown}), values)
+    return _card(f"less {what}", reduction, values)
+
+
+def _card(label: str, figure: Figure, values: tuple[Figure | None, Figure | None]) -> Card:
+    teacher, artifact = values
+    known = [value.value for value in values if value is not None and value.value is not None]
+    largest = max(known, default=0.0)
+
+    def share(value: Figure | None) -> float | None:
+        if value is None or value.value is None or largest <= 0:
+            return None
+        return max(0.0, value.value / largest)
+
+    interval = interval_text(figure)
+    return Card(
+        label,
+        figure_text(figure),
+        f"95% interval {interval}" if interval else ("" if figure.value is None else f"no interval (n = {figure.n})"),
+        basis_text(figure),
+        figure_text(teacher) if teacher else MISSING,
+        figure_text(artifact) if artifact else MISSING,
+        share(teacher),
+        share(artifact),
+    )
+
+
+def _count(number: int) -> str:
+    for divisor, symbol in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= divisor:
+            return f"{number / divisor:.3g} {symbol}"
+    return str(number)
+
+
+def _overlap(one: Figure, other: Figure) -> bool:
+    if one.ci95 is None or other.ci95 is None:
+        return False
+    return one.ci95[0] <= other.ci95[1] and other.ci95[0] <= one.ci95[1]

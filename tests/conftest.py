@@ -1,0 +1,96 @@
+"""Fixtures that every room's tests share: real inputs where they exist, and tiny models made offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+TEXTS = (
+    "dim the kitchen lights to 30 percent at eight",
+    "Once upon a time there was a tiny model. It's 3 o'clock, isn't it?",
+    '{"action": "set_brightness", "room": "kitchen", "value": 30}',
+    "naïve café — 東京 \U0001f600 \t tabs\n\nand   runs of spaces 1234567",
+)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real inputs beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data on this machine")
+    return SHARED_DATA
+
+
+def make_checkpoint(folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: int) -> Path:
+    """Write a random tiny Hugging Face folder with its own byte-level BPE tokenizer and chat template."""
+    import tokenizers
+    import torch
+    import transformers
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 4, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    settings: dict[str, int] = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        **sizes,
+    }
+    kind = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    }[architecture]
+    config = kind[0](
+        vocab_size=len(fast),
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.1,
+        **settings,
+    )
+    torch.manual_seed(seed)
+    model = kind[1](config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>", "pad_token": "<|pad|>"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama (GQA, tied embeddings) with a byte-level BPE tokenizer."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Qwen2 (attention biases, untied head)."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-qwen2"), architecture="qwen2", tied=False)
