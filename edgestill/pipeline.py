@@ -60,7 +60,7 @@ class _Row:
 
 def distill_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> Checkpoint:
     """Run a recipe as far as the student's checkpoint, and return it."""
-    recipe = load_recipe(recipe_file)
+    recipe = _checked_recipe(recipe_file)
     steps = Steps(out_dir, progress)
     with steps.locked():
         return train_models(steps, recipe, progress).student
@@ -72,7 +72,7 @@ def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunRe
     Leaves ``report.html``, ``report.json``, ``report.md`` and ``bundle/``. Raises RecipeError and
     DataError before any work, GateError when a gate refused every artifact.
     """
-    recipe = load_recipe(recipe_file)
+    recipe = _checked_recipe(recipe_file)
     steps = Steps(out_dir, progress)
     with steps.locked():
         with whole_file(out_dir / "recipe.yaml") as copy:
@@ -85,6 +85,14 @@ def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunRe
         rows = _rows(steps, recipe, trained, made, progress)
         measured = _measure(steps, recipe, trained, rows, progress)
         return _pack(steps, recipe, trained, made, rows, measured, progress)
+
+
+def _checked_recipe(recipe_file: Path) -> Recipe:
+    from edgestill.runtime.tasks import get_task
+
+    recipe = load_recipe(recipe_file)
+    get_task(recipe.task)  # a task that can't be scored is refused before any work
+    return recipe
 
 
 def _rows(steps: Steps, recipe: Recipe, trained: Trained, made: list[Made], progress: Progress) -> list[_Row]:

@@ -143,9 +143,13 @@ Loss = Annotated[SftLoss | KlLoss, Field(discriminator="kind")]
 
 
 class Synthesize(Section):
-    """How the teacher answers fresh prompts; ``prompts`` is a file of prompts without answers."""
+    """How the teacher answers: ``prompts``, a file of fresh prompts without answers, or else those of train.
+
+    ``include_gold`` lets the student also learn the gold answers of train.
+    """
 
     prompts: Path | None = None
+    include_gold: bool = False
     temperature: float = Field(default=0.0, ge=0)
     max_new_tokens: int = Field(default=128, gt=0)
     batch_size: int = Field(default=64, gt=0)

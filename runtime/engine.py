@@ -1,4 +1,4 @@
-"""Engine: the one contract under every session, and the registry of those that implement it.
+"""Engine: the one contract under every session.
 
 An engine holds one sequence of tokens and its KV cache. It knows token ids and logits, nothing of
 text: tokenizers, chat templates, sampling and stop strings live in :mod:`edgestill.runtime.session`.
@@ -11,6 +11,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgestill.errors import ContextFullError, InputError
 
 Logits = NDArray[np.float32]
 
@@ -42,10 +44,28 @@ class Engine(Protocol):
         """
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
-        """Forget the sequence, run ``token_ids``, and return the logits after each: ``[time, vocab]``."""
+        """Forget the sequence, run ``token_ids``, and return the logits after each: ``[time, vocab]``.
+
+        The array is the caller's own. The sequence is empty afterwards (``position`` 0). Raises
+        ContextFullError when the tokens don't fit ``context_length``.
+        """
 
     def rewind(self, position: int) -> None:
-        """Forget everything after the first ``position`` tokens (0: all)."""
+        """Forget everything after the first ``position`` tokens (0: all).
+
+        An engine that can't cut there (a recurrent state) forgets more: read ``position`` afterwards.
+        """
 
     def close(self) -> None:
         """Free the model; the engine must not be used after."""
+
+
+def check_room(engine: Engine, tokens: int) -> None:
+    """Raise ContextFullError when ``tokens`` more don't fit, InputError when there are none."""
+    if tokens < 1:
+        raise InputError("no tokens to run; at least one is expected")
+    if engine.position + tokens > engine.context_length:
+        raise ContextFullError(
+            f"{engine.position} + {tokens} tokens don't fit the context of {engine.context_length}; "
+            "shorten the prompt or open the model with a longer context"
+        )

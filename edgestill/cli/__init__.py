@@ -7,26 +7,28 @@ error is one line on stderr; ``--debug`` shows where it came from.
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
 import traceback
 
 import typer
 
-from edgestill.cli import (
-    bench,
-    bundle,
-    chat,
-    distill,
-    doctor,
-    evaluate,
-    export,
-    init,
-    quantize,
-    quickstart,
-    report,
-    run,
-)
 from edgestill.errors import EdgestillError
+
+_COMMANDS = (  # in the order of the help page; each file has an add_to(app)
+    "quickstart",
+    "init",
+    "run",
+    "distill",
+    "export",
+    "quantize",
+    "bundle",
+    "evaluate",
+    "bench",
+    "chat",
+    "report",
+    "doctor",
+)
 
 app = typer.Typer(
     help="Take a language model from a teacher to a device: distil, export, quantise, prove, pack, measure.",
@@ -35,8 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (quickstart, init, run, distill, export, quantize, bundle, evaluate, bench, chat, report, doctor):
-    module.add_to(app)
+for _command in _COMMANDS:
+    importlib.import_module(f"edgestill.cli.{_command}").add_to(app)
 
 
 @app.callback(invoke_without_command=True)

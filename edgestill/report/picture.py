@@ -116,6 +116,7 @@ def draw(document: ReportDocument, frame: Frame) -> str:
             "svg.hashsalt": f"edgestill-{frame.name}",
             "font.family": "DejaVu Sans",
             "font.size": frame.font,
+            "text.parse_math": False,
         }
     ):
         figure = Canvas(figsize=(frame.width, frame.height), layout=None)
@@ -226,7 +227,7 @@ def _draw_labels(axes: Axes, shown: tuple[Bubble, ...], frame: Frame) -> None:
             axes.plot(line[:, 0], line[:, 1], color=_MUTED, linewidth=0.7, zorder=6)
         x, y = inverse.transform([part / to_points for part in centre])
         weight = "bold" if bubble.shipped else "normal"
-        axes.text(x, y, text, ha="center", va="center", color=_INK, fontweight=weight, zorder=7, parse_math=False)
+        axes.text(x, y, text, ha="center", va="center", color=_INK, fontweight=weight, zorder=7)
 
 
 def _interval_boxes(axes: Axes, shown: tuple[Bubble, ...], to_points: float) -> list[Box]:

@@ -101,12 +101,9 @@ def test_a_prompt_is_in_one_half_of_a_split_and_stays_there(prompts: list[str]) 
     examples = [Example((Message("user", prompt), Message("assistant", "x"))) for prompt in prompts]
     train, validation = split_by_prompt(iter(examples * 2), 0.3)
     assert {e.prompt for e in train}.isdisjoint({e.prompt for e in validation})
-    assert (
-        split_by_prompt(iter(examples[:5]), 0.3)[1]
-        == [e for e in validation if e in examples[:5]][: len(validation)][
-            : len(split_by_prompt(iter(examples[:5]), 0.3)[1])
-        ]
-    )
+    fewer = split_by_prompt(iter(examples[:5]), 0.3)
+    assert all(example in validation for example in fewer[1])
+    assert all(example in train for example in fewer[0])
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))

@@ -70,9 +70,6 @@ def test_a_failed_step_leaves_no_record(tmp_path: Path) -> None:
 
 
 def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
-    with (
-        Steps(tmp_path, SILENT).locked(),
-        pytest.raises(StageError, match="another run"),
-        Steps(tmp_path, SILENT).locked(),
-    ):
-        pass
+    second = Steps(tmp_path, SILENT).locked()
+    with Steps(tmp_path, SILENT).locked(), pytest.raises(StageError, match="another run"):
+        second.__enter__()

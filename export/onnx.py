@@ -1,0 +1,59 @@
+"""Checkpoint -> ONNX: a folder that onnxruntime, onnxruntime-genai and our own runtime open."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from edgestill.artifact import CONFIG_FILES, Artifact, Checkpoint
+from edgestill.errors import UnsupportedError
+from edgestill.export.architectures import describe_checkpoint
+from edgestill.export.genai_config import GENAI_CONFIG_FILE, genai_config
+from edgestill.export.weights import Weights
+from edgestill.progress import SILENT, Progress
+from edgestill.storage import whole_folder, write_json
+from edgestill.tensor_file import TensorFile
+
+ENTRY: Final = "model.onnx"
+DATA_FILE: Final = "model.onnx.data"
+
+
+def export_onnx(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
+    """Write ``out_dir/onnx-fp32/`` and return its artifact.
+
+    The folder holds the graph (``model.onnx``), its weights (``model.onnx.data``), ``genai_config.json``
+    and the checkpoint's configuration, tokenizer and chat template. Weights stream from the memory-mapped
+    checkpoint into the data file; the same checkpoint gives the same bytes. Raises UnsupportedError for
+    another precision or an architecture that isn't described, CheckpointError for a damaged checkpoint.
+    """
+    if precision != "fp32":
+        raise UnsupportedError(f"onnx precision {precision!r} is not exported; export fp32 and quantize it")
+    import onnx_ir as ir
+
+    from edgestill.export.onnx_graph import DecoderGraph, padded_head_dim
+
+    final = out_dir / f"onnx-{precision}"
+    with Weights(checkpoint) as weights, whole_folder(final) as folder:
+        decoder = describe_checkpoint(checkpoint, weights)
+        with (
+            progress.task(f"exporting onnx-{precision}", len(decoder.layers), "layers") as task,
+            TensorFile(folder / DATA_FILE) as file,
+        ):
+            model = DecoderGraph(decoder, weights, file, task).build()
+            ir.save(model, folder / ENTRY)
+        copy_companions(checkpoint, folder)
+        head_size = padded_head_dim(decoder)
+        write_json(folder / GENAI_CONFIG_FILE, genai_config(checkpoint, decoder, ENTRY, head_size))
+        notes: tuple[str, ...] = ()
+        if head_size != decoder.head_dim:
+            notes = (f"attention heads of {decoder.head_dim} padded with zeros to {head_size}: onnxruntime needs it",)
+        Artifact.describe(folder, "onnx", precision, ENTRY, parent=checkpoint.sha256(), notes=notes)
+    return Artifact.open(final)
+
+
+def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """Copy configuration, tokenizer and chat template into an artifact's folder."""
+    configs = [checkpoint.path / name for name in CONFIG_FILES if (checkpoint.path / name).is_file()]
+    for file in [*configs, *checkpoint.tokenizer_files()]:
+        shutil.copyfile(file, folder / file.name)

@@ -1,0 +1,92 @@
+"""Block quantisation of weight rows for onnxruntime's MatMulNBits and GatherBlockQuantized.
+
+A row is cut into blocks along its inputs; each block has one float32 scale. Values are unsigned with
+the fixed zero point 2^(bits - 1), which both operators take when no zero points are given. Layout:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md (MatMulNBits).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SEARCH_STEPS: Final = 8
+_STEP: Final = 0.1
+
+
+class Blocks(NamedTuple):
+    """``packed`` uint8 ``[rows, blocks, block * bits / 8]``, ``scales`` float32 ``[rows, blocks]``."""
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+
+
+def quantize_rows(rows: NDArray[np.float32], bits: int, block: int) -> Blocks:
+    """Quantise ``[rows, inputs]`` to ``bits`` (4 or 8); the last block of a row is padded with zeros.
+
+    8 bits: round to nearest over ±127. 4 bits: the range is -8..7, so the scale is first set by the
+    value of largest magnitude, which becomes -8; then scales around it are tried and the one with the
+    least squared error kept, each followed by the least-squares scale for its rounded values.
+    """
+    blocks = _cut(rows, block)
+    if bits == 8:
+        scales = np.abs(blocks).max(axis=-1) / np.float32(127)
+        return Blocks(_pack(_round(blocks, scales, bits), bits), scales)
+    scales = _search_scales(blocks, bits)
+    return Blocks(_pack(_round(blocks, scales, bits), bits), scales)
+
+
+def dequantize_rows(quantized: Blocks, bits: int, inputs: int) -> NDArray[np.float32]:
+    """Return ``[rows, inputs]`` float32, as the operators compute it."""
+    packed, scales = quantized
+    if bits == 8:
+        values = packed.astype(np.float32)
+    else:
+        values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1).astype(np.float32)
+    rows = (values - np.float32(1 << (bits - 1))) * scales[..., None]
+    return rows.reshape(len(rows), -1)[:, :inputs]
+
+
+def _cut(rows: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    padding = -rows.shape[1] % block
+    padded = np.pad(rows, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(rows)
+    return padded.reshape(len(rows), -1, block)
+
+
+def _round(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Return the signed values, -2^(bits-1) .. 2^(bits-1) - 1, as float32."""
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    half = 1 << (bits - 1)
+    return np.clip(np.rint(blocks * inverse[..., None]), -half, half - 1)
+
+
+def _search_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    half = 1 << (bits - 1)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    best = largest / np.float32(-half)
+    best_error = _error(blocks, best, bits)
+    for step in range(-_SEARCH_STEPS, _SEARCH_STEPS + 1):
+        scales = largest / np.float32(-half + _STEP * step)
+        rounded = _round(blocks, scales, bits)
+        norms = (rounded * rounded).sum(axis=-1)
+        fitted = np.divide((rounded * blocks).sum(axis=-1), norms, out=np.zeros_like(norms), where=norms != 0)
+        error = _error(blocks, fitted, bits)
+        better = error < best_error
+        best, best_error = np.where(better, fitted, best), np.where(better, error, best_error)
+    return best
+
+
+def _error(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    difference = _round(blocks, scales, bits) * scales[..., None] - blocks
+    error: NDArray[np.float32] = (difference * difference).sum(axis=-1)
+    return error
+
+
+def _pack(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
+    unsigned = (values + np.float32(1 << (bits - 1))).astype(np.uint8)
+    if bits == 8:
+        return unsigned
+    packed: NDArray[np.uint8] = unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
+    return packed

@@ -1,0 +1,241 @@
+"""Bench a model in a fresh process: load, warm up, repeat; medians with intervals, every sample kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edgestill.dataset import Message
+from edgestill.errors import InputError
+from edgestill.progress import SILENT, Progress
+from edgestill.results import BenchRecord, Figure, Latency
+from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.intervals import quantile_figure, quantile_ranks
+from edgestill.runtime.model_source import ModelSource, locate_model
+
+WIDE_SPREAD: Final = 0.10
+"""Above this interquartile range over median, a record warns that its times are unsteady."""
+
+BUSY_CORES: Final = 0.25
+"""Above this many cores kept busy by other processes, a record warns."""
+
+Prompt = Sequence[int] | Sequence[Message]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from an empty KV cache.
+
+    ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
+    ``timeout_seconds`` limits the whole process.
+    """
+
+    prompt_tokens: int = 128
+    new_tokens: int = 64
+    repetitions: int = 10
+    warmup: int = 2
+    threads: int | None = None
+    engine: str | None = None
+    context_length: int | None = None
+    timeout_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name} {getattr(self, name)} is too small; give at least {lowest}")
+        if self.timeout_seconds <= 0:
+            raise InputError(f"timeout_seconds {self.timeout_seconds} is too small; give more than 0")
+
+
+@dataclass(frozen=True)
+class AnswerBench:
+    """Whole answers to given prompts: ``answer_seconds`` and ``new_tokens`` per answer, ``raw`` samples in order."""
+
+    model: str
+    engine: str
+    threads: int
+    answer_seconds: Figure
+    ttft_seconds: Figure
+    new_tokens: Figure
+    warnings: tuple[str, ...]
+    raw: dict[str, list[float]]
+
+
+def bench_model(
+    model: str | Path, options: BenchOptions = BenchOptions(), *, progress: Progress = SILENT
+) -> BenchRecord:
+    """Measure one model on a prompt of ``prompt_tokens`` ids and ``new_tokens`` greedy tokens, eos ignored.
+
+    Raises StageError when the worker dies (the signal and the number of finished repetitions are named)
+    or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened.
+    """
+    size = model_size_bytes(locate_model(model))
+    run = _measure(model, options, None, options.new_tokens, progress)
+    repetitions = len(run.times)
+    gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
+    prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
+    decode = [len(times["inter_token_seconds"]) / sum(times["inter_token_seconds"]) for times in run.times]
+    per_repetition = f"median of {repetitions} repetitions in one fresh process after {options.warmup} warm-ups"
+    pooled = f"gaps between tokens pooled over {repetitions} repetitions; the interval takes them as independent"
+    raw = {
+        "load_seconds": [float(run.loaded["load_seconds"])],
+        "import_seconds": [float(run.loaded["import_seconds"])],
+        "ttft_seconds": run.column("ttft_seconds"),
+        "prefill_seconds": run.column("prefill_seconds"),
+        "answer_seconds": run.column("answer_seconds"),
+        "inter_token_seconds": gaps,
+        "prefill_tokens_per_second": prefill,
+        "decode_tokens_per_second": decode,
+        "pss_bytes": [value for value in run.pss if value is not None],
+        **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
+    }
+    return BenchRecord(
+        model=str(model),
+        engine=str(run.loaded["engine"]),
+        threads=int(run.loaded["threads"]),
+        prompt_tokens=run.prompt_tokens,
+        new_tokens=options.new_tokens,
+        repetitions=repetitions,
+        load_seconds=_load_figure(run),
+        ttft_seconds=Figure.median(raw["ttft_seconds"], "seconds", f"{per_repetition}; from token ids"),
+        prefill_tokens_per_second=Figure.median(prefill, "tokens/s", per_repetition),
+        decode_tokens_per_second=Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token"),
+        inter_token_seconds=Latency(
+            p50=quantile_figure(gaps, 0.5, "seconds", pooled), p90=quantile_figure(gaps, 0.9, "seconds", pooled)
+        ),
+        answer_seconds=Figure.median(raw["answer_seconds"], "seconds", per_repetition),
+        peak_pss_bytes=_peak_pss(run),
+        peak_rss_bytes=_peak_rss(run),
+        weights_bytes=_weights(run, size),
+        size_bytes=size,
+        warnings=tuple(_warnings(run, options, gaps)),
+        raw=raw,
+    )
+
+
+def bench_answers(
+    model: str | Path,
+    prompts: Sequence[Prompt],
+    options: BenchOptions = BenchOptions(),
+    *,
+    max_new_tokens: int,
+    progress: Progress = SILENT,
+) -> AnswerBench:
+    """Measure whole greedy answers to a task's own prompts (messages or token ids), each up to its eos.
+
+    Every prompt is answered ``repetitions`` times from an empty KV cache; tokenising and detokenising
+    count. Raises as :func:`bench_model` does, and InputError when there are no prompts.
+    """
+    if not prompts:
+        raise InputError("no prompts to answer; give at least one")
+    run = _measure(model, options, prompts, max_new_tokens, progress)
+    source = (
+        f"{len(prompts)} prompts, {options.repetitions} times each, "
+        f"in one fresh process after {options.warmup} warm-ups"
+    )
+    raw = {name: run.column(name) for name in ("answer_seconds", "ttft_seconds", "prompt_tokens", "new_tokens")}
+    return AnswerBench(
+        model=str(model),
+        engine=str(run.loaded["engine"]),
+        threads=int(run.loaded["threads"]),
+        answer_seconds=Figure.median(raw["answer_seconds"], "seconds", f"median of {source}"),
+        ttft_seconds=Figure.median(raw["ttft_seconds"], "seconds", f"median of {source}"),
+        new_tokens=Figure.median(raw["new_tokens"], "tokens", f"median of {source}"),
+        warnings=tuple(_machine_warnings(run)),
+        raw=raw,
+    )
+
+
+def _measure(
+    model: str | Path, options: BenchOptions, prompts: Sequence[Prompt] | None, new_tokens: int, progress: Progress
+) -> WorkerRun:
+    request: dict[str, object] = {
+        "model": str(model),
+        "engine": options.engine,
+        "threads": options.threads,
+        "context_length": options.context_length,
+        "prompt_tokens": options.prompt_tokens,
+        "new_tokens": new_tokens,
+        "repetitions": options.repetitions,
+        "warmup": options.warmup,
+        "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
+    }
+    rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))
+    return run_worker(request, rounds=rounds, timeout_seconds=options.timeout_seconds, progress=progress)
+
+
+def _prompt_json(prompt: Prompt) -> list[object]:
+    return [{"role": part.role, "content": part.content} if isinstance(part, Message) else int(part) for part in prompt]
+
+
+def model_size_bytes(source: ModelSource) -> int:
+    """Return the size of a model's own files: weights and graph, without the tokenizer beside them."""
+    if source.artifact is not None:
+        return source.artifact.size_bytes
+    if source.kind == "transformers":
+        files = sorted(source.path.glob("*.safetensors"))
+    else:
+        files = [source.path, *source.path.parent.glob(f"{source.path.name}.*")]
+    return sum(file.stat().st_size for file in files)
+
+
+def _load_figure(run: WorkerRun) -> Figure:
+    return Figure(
+        value=float(run.loaded["load_seconds"]),
+        unit="seconds",
+        n=1,
+        source="Session.open in a fresh process, Python imports left out, files cached by the system or not as found",
+    )
+
+
+def _peak_pss(run: WorkerRun) -> Figure:
+    samples = [value for value in run.pss if value is not None]
+    if not samples:
+        return Figure.missing("bytes", "this platform has no /proc/self/smaps_rollup")
+    source = "largest PSS of the process, read after load, each warm-up and each repetition (not while they ran)"
+    return Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
+
+
+def _peak_rss(run: WorkerRun) -> Figure:
+    peak = None if run.finished is None else run.finished["peak_rss"]
+    if peak is None:
+        return Figure.missing("bytes", "this platform counts no peak resident set size")
+    return Figure(value=peak, unit="bytes", n=1, source="the kernel's high-water mark (VmHWM or ru_maxrss)")
+
+
+def _weights(run: WorkerRun, size: int) -> Figure:
+    counted = run.loaded["weights_bytes"]
+    if counted is None:
+        return Figure(value=size, unit="bytes", n=1, basis="derived", source="size of the model's files")
+    return Figure(value=counted, unit="bytes", n=1, source="bytes of weights as the engine reports them")
+
+
+def _warnings(run: WorkerRun, options: BenchOptions, gaps: Sequence[float]) -> Iterator[str]:
+    if run.prompt_tokens < options.prompt_tokens:
+        yield (
+            f"prompt shortened from {options.prompt_tokens} to {run.prompt_tokens} tokens: "
+            f"the context holds {run.loaded['context_length']}"
+        )
+    for name in ("ttft_seconds", "answer_seconds"):
+        first, middle, third = np.quantile(run.column(name), (0.25, 0.5, 0.75))
+        if (spread := float((third - first) / middle)) > WIDE_SPREAD:
+            yield f"{name} is unsteady: interquartile range is {spread:.0%} of the median of {len(run.times)}"
+    if len(run.times) < 6:
+        yield f"{len(run.times)} repetitions are too few for 95% intervals of the medians; at least 6 are needed"
+    if quantile_ranks(len(gaps), 0.9) is None:
+        yield f"{len(gaps)} gaps between tokens are too few for a 95% interval of p90; at least 36 are needed"
+    yield from _machine_warnings(run)
+
+
+def _machine_warnings(run: WorkerRun) -> Iterator[str]:
+    others = None if run.finished is None else run.finished["other_cores"]
+    if others is not None and others > BUSY_CORES:
+        yield f"other processes kept {others:.1f} cores busy while this was measured"
+
+
+def _optional(name: str, value: float | None) -> dict[str, list[float]]:
+    return {} if value is None else {name: [value]}

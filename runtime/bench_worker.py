@@ -1,0 +1,202 @@
+"""The process that a benchmark measures: opens one model, runs, prints one JSON line per finished repetition.
+
+Started by :mod:`edgestill.runtime.bench` as ``python -m edgestill.runtime.bench_worker`` with a request
+as JSON on stdin. Nothing but those lines reaches stdout: what libraries print goes to stderr. Memory is
+read between repetitions, never inside a timed section.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgestill.artifact import read_json_object
+from edgestill.dataset import Message
+from edgestill.errors import EdgestillError, InputError
+from edgestill.runtime.memory import read_memory
+from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+
+if TYPE_CHECKING:
+    from edgestill.runtime.session import Generation, Session
+
+Emit = Callable[[Mapping[str, object]], None]
+
+_PACKAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "transformers": ("torch", "transformers"),
+    "gguf": ("llama_cpp",),
+    "onnx": ("onnxruntime",),
+}
+
+PROMPT_TEXT: Final = (
+    "The lighthouse keeper climbed the stairs every evening before dark. He carried a small lamp, a book "
+    "about the weather and a cup of tea that was always too hot. From the top he could see the harbour, "
+    "the market and the road that led over the hills to the next town. When the fog came in he counted "
+    "the seconds between two sounds of the horn, wrote the number down and waited for the ships to answer. "
+)
+"""What the benchmark's prompt is cut from, repeated as often as needed."""
+
+
+def main() -> int:
+    """Read the request from stdin and serve it; return the exit status."""
+    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: Mapping[str, object]) -> None:
+        protocol.write(json.dumps(event) + "\n")
+        protocol.flush()
+
+    try:
+        serve(json.load(sys.stdin), emit)
+    except EdgestillError as error:
+        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
+        return error.exit_status
+    return 0
+
+
+def serve(request: Mapping[str, Any], emit: Emit) -> None:
+    """Open the model and run the request's repetitions (see :func:`edgestill.runtime.bench.bench_model`)."""
+    started = time.perf_counter()
+    from edgestill.runtime.session import Session
+
+    _import_packages(locate_model(str(request["model"])))
+    import_seconds = time.perf_counter() - started
+    before = read_memory()
+    started = time.perf_counter()
+    session = Session.open(
+        request["model"],
+        engine=request["engine"],
+        threads=request["threads"],
+        context_length=request["context_length"],
+    )
+    load_seconds = time.perf_counter() - started
+    try:
+        engine = session.engine
+        emit(
+            {
+                "event": "loaded",
+                "import_seconds": import_seconds,
+                "load_seconds": load_seconds,
+                "engine": engine.name,
+                "threads": engine.threads,
+                "context_length": engine.context_length,
+                "weights_bytes": engine.weights_bytes,
+                "pss_before": before.pss,
+                "pss": read_memory().pss,
+            }
+        )
+        prompts, new_tokens, ignore_eos = _workload(request, session, emit)
+        for number in range(int(request["warmup"])):
+            _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
+            emit({"event": "warm", "pss": read_memory().pss})
+        others = _OtherProcesses()
+        for prompt in prompts * int(request["repetitions"]):
+            times = _answer(session, prompt, new_tokens, ignore_eos)
+            emit({"event": "repetition", "times": times, "pss": read_memory().pss})
+        emit({"event": "finished", "peak_rss": read_memory().peak_rss, "other_cores": others.cores()})
+    finally:
+        session.close()
+
+
+def prompt_ids(session: Session, count: int) -> list[int]:
+    """Return ``count`` token ids of :data:`PROMPT_TEXT`, after whatever the tokenizer puts before a text."""
+    repeated, longest = PROMPT_TEXT, 0
+    while True:
+        ids = [int(token) for token in session.tokenizer.encode(repeated, add_special=True)]
+        if len(ids) > count:
+            return ids[:count]
+        if len(ids) <= longest:
+            raise InputError(f"the tokenizer cuts texts at {longest} tokens; a prompt of {count} can't be made")
+        repeated, longest = repeated + repeated, len(ids)
+
+
+def _workload(request: Mapping[str, Any], session: Session, emit: Emit) -> tuple[list[Any], int, bool]:
+    """Return the prompts of one round, the most new tokens per answer, and whether eos is ignored."""
+    new_tokens = int(request["new_tokens"])
+    if request["prompts"] is not None:
+        return [_prompt(value) for value in request["prompts"]], new_tokens, False
+    context = session.engine.context_length
+    count = min(int(request["prompt_tokens"]), context - new_tokens)
+    if count < 1:
+        raise InputError(
+            f"{new_tokens} new tokens leave no room for a prompt in a context of {context}; ask for fewer new tokens"
+        )
+    emit({"event": "prompt", "tokens": count})
+    return [prompt_ids(session, count)], new_tokens, True
+
+
+def _prompt(value: Sequence[Any]) -> list[int] | list[Message]:
+    if value and isinstance(value[0], dict):
+        return [Message(turn["role"], turn["content"]) for turn in value]
+    return [int(token) for token in value]
+
+
+def _answer(session: Session, prompt: Any, new_tokens: int, ignore_eos: bool) -> dict[str, object]:
+    """Generate one greedy answer from an empty KV cache and return its times in seconds."""
+    from edgestill.runtime.session import GenerationOptions
+
+    session.reset()
+    options = GenerationOptions(max_new_tokens=new_tokens, ignore_eos=ignore_eos)
+    started = time.perf_counter()
+    answer: Generation = session.generate(prompt, options)
+    seconds = time.perf_counter() - started
+    statistics = answer.statistics
+    return {
+        "answer_seconds": seconds,
+        "prompt_tokens": statistics.prompt_tokens,
+        "new_tokens": statistics.new_tokens,
+        "ttft_seconds": statistics.ttft_seconds,
+        "prefill_seconds": statistics.prefill_seconds,
+        "inter_token_seconds": [float(gap) for gap in statistics.token_seconds],
+    }
+
+
+class _OtherProcesses:
+    """Counts the cores that other processes keep busy, from the kernel's CPU time since construction."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._busy, self._own = _busy_seconds(), time.process_time()
+
+    def cores(self) -> float | None:
+        """Return the mean number of cores kept busy by others; None where the kernel doesn't count."""
+        busy, own = _busy_seconds(), time.process_time()
+        if busy is None or self._busy is None:
+            return None
+        seconds = time.perf_counter() - self._started
+        return max(0.0, (busy - self._busy) - (own - self._own)) / seconds
+
+
+def _busy_seconds() -> float | None:
+    """Return the CPU seconds that this machine was busy since it started (Linux: /proc/stat)."""
+    try:
+        with Path("/proc/stat").open(encoding="ascii") as file:
+            user, nice, system, _, _, irq, softirq, steal = (int(word) for word in file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _import_packages(source: ModelSource) -> None:
+    """Import what the model's engine imports, so that loading is timed without it.
+
+    What isn't installed is left to the engine, whose error says what to do.
+    """
+    modules = list(_PACKAGES[source.kind])
+    if source.kind == "transformers":
+        model_type = str(read_json_object(source.path / "config.json").get("model_type"))
+        if model_type.isidentifier():
+            modules.append(f"transformers.models.{model_type}.modeling_{model_type}")
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

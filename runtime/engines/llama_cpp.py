@@ -1,0 +1,226 @@
+"""The llama.cpp engine: GGUF files through llama-cpp-python's low-level functions.
+
+Its ``Llama`` class copies every logit into arrays of its own; here ``append`` returns a view of
+llama.cpp's output buffer. What llama.cpp logs goes to :func:`log_to`'s file and never to stderr.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgestill.errors import ContextFullError, ModelFileError, StageError
+from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
+from edgestill.runtime.gguf_header import read_gguf_header
+from edgestill.runtime.model_source import ModelSource
+
+KvPrecision = Literal["f16", "f32"]
+
+_MAX_UBATCH: Final = 512
+_OUTPUT_FLOATS: Final = 1 << 22
+_ERROR_LEVEL: Final = 3
+_CONTINUED: Final = 5
+
+_lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=500)
+_file: TextIO | None = None
+_callback: Any = None  # llama.cpp keeps its address: it must live as long as the process
+
+
+def log_to(path: Path | None) -> None:
+    """Append what llama.cpp logs from now on to a file (None: keep only the last 500 lines in memory)."""
+    global _file
+    if _file is not None:
+        _file.close()
+    _file = None if path is None else path.open("a", encoding="utf-8", buffering=1)
+
+
+def log_lines() -> list[str]:
+    """Return the last lines that llama.cpp logged, oldest first, at most 500."""
+    return [text for _, text in _lines]
+
+
+def library() -> Any:
+    """Return the llama_cpp module with its logging turned to :func:`log_to`.
+
+    Every use of llama_cpp goes through here. Raises MissingDependencyError when it isn't installed.
+    """
+    global _callback
+    module = require("llama_cpp", engine="llama.cpp", extra="gguf")
+    if _callback is None:
+        _callback = module.llama_log_callback(_log)
+        module.llama_log_set(_callback, ctypes.c_void_p(0))
+        module.llama_backend_init()
+    return module
+
+
+def _log(level: int, text: bytes, _user_data: object) -> None:
+    line = text.decode("utf-8", "replace")
+    if _file is not None:
+        _file.write(line)
+    if level == _CONTINUED and _lines:
+        level, before = _lines.pop()
+        _lines.append((level, before + line.rstrip("\n")))
+    elif line.strip():
+        _lines.append((level, line.rstrip("\n")))
+
+
+@register("llama.cpp", kinds=("gguf",))
+def open_llama_cpp(source: ModelSource, threads: int, context_length: int | None) -> LlamaCppEngine:
+    """Load a GGUF file on the CPU.
+
+    Raises ModelFileError with llama.cpp's own last error when the file is damaged or unsupported.
+    """
+    return LlamaCppEngine(source.path, threads=threads, context_length=context_length)
+
+
+class LlamaCppEngine:
+    """A GGUF model with one sequence; see :class:`edgestill.runtime.engine.Engine`.
+
+    ``kv_precision`` is the KV cache's: ``f32`` for a file that is float32 throughout (so that it computes
+    what torch does), else ``f16``. With ``f32`` flash attention is off, as it rounds to f16.
+    ``model_pointer`` and ``context_pointer`` are llama.cpp's handles.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(
+        self, path: Path, *, threads: int, context_length: int | None = None, kv_precision: KvPrecision | None = None
+    ) -> None:
+        header = read_gguf_header(path)
+        self._llama = llama = library()
+        self.model_pointer: Any = None
+        self.context_pointer: Any = None
+        _lines.clear()
+        settings = llama.llama_model_default_params()
+        settings.n_gpu_layers = 0
+        self.model_pointer = llama.llama_model_load_from_file(str(path).encode(), settings)
+        if not self.model_pointer:
+            raise ModelFileError(f"{path}: llama.cpp can't load it ({_last_error()})")
+        self.path = path
+        self.threads = threads
+        self.kv_precision: KvPrecision = kv_precision or ("f32" if header.all_float32 else "f16")
+        self.vocab_pointer: Any = llama.llama_model_get_vocab(self.model_pointer)
+        self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab_pointer)
+        self.weights_bytes: int | None = llama.llama_model_size(self.model_pointer)
+        trained: int = llama.llama_model_n_ctx_train(self.model_pointer)
+        self.context_length = min(trained or DEFAULT_CONTEXT, context_length or DEFAULT_CONTEXT)
+        # The output buffer and the graph reserved for it grow with vocabulary x outputs: 300 MB for a
+        # vocabulary of 150,000 when every position of a ubatch may ask for logits.
+        self._outputs = max(32, min(_MAX_UBATCH, _OUTPUT_FLOATS // self.vocab_size))
+        self._chunk = min(_MAX_UBATCH, self.context_length)
+        try:
+            self._open_context(threads)
+        except BaseException:
+            self.close()
+            raise
+        self._memory = llama.llama_get_memory(self.context_pointer)
+        self._position = 0
+        self._token = (ctypes.c_int32 * 1)()
+        self._one = llama.llama_batch(n_tokens=1, token=self._token)
+        self._wanted = (ctypes.c_int8 * _MAX_UBATCH)(*([1] * _MAX_UBATCH))
+        self._unwanted = (ctypes.c_int8 * _MAX_UBATCH)()
+        self._address = 0
+        self._view: Logits = np.empty(0, np.float32)
+
+    def _open_context(self, threads: int) -> None:
+        llama = self._llama
+        settings = llama.llama_context_default_params()
+        settings.n_ctx = self.context_length
+        settings.n_batch = settings.n_ubatch = self._chunk
+        settings.n_outputs_max = self._outputs
+        settings.n_threads = settings.n_threads_batch = threads
+        settings.no_perf = True
+        exact = self.kv_precision == "f32"
+        settings.type_k = settings.type_v = llama.GGML_TYPE_F32 if exact else llama.GGML_TYPE_F16
+        if exact:
+            settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.context_pointer = llama.llama_init_from_model(self.model_pointer, settings)
+        if not self.context_pointer:
+            raise StageError(
+                f"{self.path}: llama.cpp can't make a context of {self.context_length} tokens ({_last_error()})"
+            )
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        count = len(token_ids)
+        if count == 1 and self._position < self.context_length:
+            self._token[0] = token_ids[0]
+            if code := self._llama.llama_decode(self.context_pointer, self._one):
+                self._fail(code)
+            self._position += 1
+            return self._last_logits()
+        check_room(self, count)
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        for start in range(0, count, self._chunk):
+            piece = ids[start : start + self._chunk]
+            # Without flags llama.cpp computes the logits after the last token.
+            self._decode(piece, None if start + self._chunk >= count else self._unwanted)
+        return self._last_logits()
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        self.rewind(0)
+        check_room(self, len(token_ids))
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        result = np.empty((len(ids), self.vocab_size), np.float32)
+        step = min(self._outputs, self._chunk)
+        for start in range(0, len(ids), step):
+            piece = ids[start : start + step]
+            self._decode(piece, self._wanted)
+            rows = self._llama.llama_get_logits(self.context_pointer)
+            result[start : start + len(piece)] = np.ctypeslib.as_array(rows, (len(piece), self.vocab_size))
+        self.rewind(0)
+        return result
+
+    def rewind(self, position: int) -> None:
+        if position >= self._position:
+            return
+        if position <= 0 or not self._llama.llama_memory_seq_rm(self._memory, 0, position, -1):
+            self._llama.llama_memory_clear(self._memory, False)
+            position = 0
+        self._position = position
+
+    def close(self) -> None:
+        if self.context_pointer:
+            self._llama.llama_free(self.context_pointer)
+            self.context_pointer = None
+        if self.model_pointer:
+            self._llama.llama_model_free(self.model_pointer)
+            self.model_pointer = None
+
+    def _decode(self, ids: NDArray[np.int32], flags: Any) -> None:
+        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        batch = self._llama.llama_batch(n_tokens=len(ids), token=pointer)
+        if flags is not None:
+            batch.logits = flags
+        if code := self._llama.llama_decode(self.context_pointer, batch):
+            self._fail(code)
+        self._position += len(ids)
+
+    def _last_logits(self) -> Logits:
+        row = self._llama.llama_get_logits_ith(self.context_pointer, -1)
+        address = ctypes.addressof(row.contents)
+        if address != self._address:  # llama.cpp moved its buffer
+            self._address = address
+            self._view = np.ctypeslib.as_array(row, (self.vocab_size,))
+        return self._view
+
+    def _fail(self, code: int) -> None:
+        self.rewind(0)
+        if code == 1:
+            raise ContextFullError(f"{self.path}: no room left in llama.cpp's KV cache; shorten the prompt")
+        raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_last_error()})")
+
+
+def _last_error() -> str:
+    errors = [text for level, text in _lines if level == _ERROR_LEVEL]
+    return errors[-1] if errors else "it gives no reason"

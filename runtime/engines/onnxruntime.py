@@ -1,0 +1,240 @@
+"""The onnxruntime engine: a decoder graph with KV inputs and outputs, its KV buffers bound in place.
+
+Inputs and outputs carry onnxruntime-genai's names: ``input_ids`` and ``attention_mask`` int64, optional
+``position_ids``; ``past_key_values.{i}.key/value`` and ``present.{i}.key/value`` ``[1, kv_heads, time,
+head_dim]``; ``logits`` ``[1, sequence, vocab]``. With GroupQueryAttention one buffer of the whole context
+is both past and present: a token writes its keys and values where they belong, and nothing is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgestill.errors import ModelFileError
+from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
+from edgestill.runtime.model_source import ModelSource
+
+_MAX_CHUNK: Final = 512
+_OUTPUT_FLOATS: Final = 1 << 24
+# NodeProto.op_type (field 4, length-delimited) as it stands in the file: no parser is needed to find it.
+_SHARED_ATTENTION: Final = b"\x22\x13GroupQueryAttention"
+_DTYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+@register("onnxruntime", kinds=("onnx",))
+def open_onnxruntime(source: ModelSource, threads: int, context_length: int | None) -> OnnxRuntimeEngine:
+    """Load an ONNX decoder on the CPU.
+
+    Raises ModelFileError when onnxruntime refuses the file, or its inputs and outputs aren't a decoder's.
+    """
+    longest = _context_length(source)
+    limit = min(longest or DEFAULT_CONTEXT, context_length or DEFAULT_CONTEXT)
+    return OnnxRuntimeEngine(source.path, threads=threads, context_length=limit)
+
+
+class OnnxRuntimeEngine:
+    """An ONNX decoder with one sequence; see :class:`edgestill.runtime.engine.Engine`.
+
+    ``shares_buffers`` says whether past and present are one buffer; where it is False (a graph without
+    GroupQueryAttention) every step copies the cache. ``weights_bytes`` is the size of the model's files.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, *, threads: int, context_length: int) -> None:
+        self._runtime = runtime = require("onnxruntime", engine="onnxruntime", extra="onnx")
+        self._session: Any = _load(runtime, path, threads)
+        self.path = path
+        self.threads = threads
+        self.context_length = context_length
+        files = [path, *path.parent.glob(f"{path.name}.*")]
+        self.weights_bytes: int | None = sum(file.stat().st_size for file in files)
+        inputs = {one.name: one for one in self._session.get_inputs()}
+        outputs = {one.name: one for one in self._session.get_outputs()}
+        self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
+        lacking = {"input_ids", "attention_mask"} - inputs.keys() or {"logits"} - outputs.keys()
+        if lacking or not self._layers:
+            what = min(lacking) if lacking else "past_key_values.0.key"
+            raise ModelFileError(
+                f"{path}: not a decoder with a KV cache: it has no {what}; export it with edgestill export"
+            )
+        self._has_positions = "position_ids" in inputs
+        past = inputs["past_key_values.0.key"]
+        if outputs["logits"].type not in _DTYPES or past.type not in _DTYPES:
+            raise ModelFileError(
+                f"{path}: logits are {outputs['logits'].type}, the KV cache {past.type}: not supported"
+            )
+        vocabulary = outputs["logits"].shape[-1]
+        if not isinstance(vocabulary, int) or not isinstance(past.shape[1], int) or not isinstance(past.shape[3], int):
+            raise ModelFileError(
+                f"{path}: the graph doesn't fix its vocabulary, KV heads and head size; export it again"
+            )
+        self.vocab_size = vocabulary
+        self._dtype = _DTYPES[outputs["logits"].type]
+        self._kv = (past.shape[1], past.shape[3], _DTYPES[past.type])
+        self.shares_buffers = _mentions(path, _SHARED_ATTENTION)
+        self._chunk = max(32, min(_MAX_CHUNK, _OUTPUT_FLOATS // self.vocab_size))
+        self._position = 0
+        self._names = [f"{layer}.{part}" for layer in range(self._layers) for part in ("key", "value")]
+        self._cache = self._zeroed(context_length if self.shares_buffers else 0)
+        self._mask = np.ones((1, context_length), np.int64)
+        self._masks: list[Any] = [None] * (context_length + 1)
+        self._one_id = np.zeros((1, 1), np.int64)
+        self._one_position = np.zeros((1, 1), np.int64)
+        self._one_logits = np.zeros((1, 1, self.vocab_size), self._dtype)
+        self._one = self._bind(self._one_id, self._one_position, self._one_logits)
+        self._one_view: NDArray[Any] = self._one_logits[0, 0]
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        count = len(token_ids)
+        if count == 1 and self.shares_buffers and self._position < self.context_length:
+            total = self._position + 1
+            self._one_id[0, 0] = token_ids[0]
+            if self._has_positions:
+                self._one_position[0, 0] = self._position
+            self._one.bind_ortvalue_input("attention_mask", self._masks[total] or self._mask_of(total))
+            self._session.run_with_iobinding(self._one)
+            self._position = total
+            return self._as_float32(self._one_view)
+        check_room(self, count)
+        ids = np.asarray(token_ids, dtype=np.int64)
+        for start in range(0, count, self._chunk):
+            logits = self._run(ids[start : start + self._chunk])
+        last: Logits = logits[-1]
+        return last
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        self.rewind(0)
+        check_room(self, len(token_ids))
+        ids = np.asarray(token_ids, dtype=np.int64)
+        result = np.empty((len(ids), self.vocab_size), np.float32)
+        for start in range(0, len(ids), self._chunk):
+            piece = ids[start : start + self._chunk]
+            result[start : start + len(piece)] = self._run(piece)
+        self.rewind(0)
+        return result
+
+    def rewind(self, position: int) -> None:
+        if position >= self._position:
+            return
+        self._position = max(0, position)
+        if not self.shares_buffers:
+            kept = [np.ascontiguousarray(value.numpy()[:, :, : self._position]) for value in self._cache]
+            self._cache = [self._value(array) for array in kept]
+        # A shared buffer keeps its old keys and values: attention reads only as far as the mask says.
+
+    def close(self) -> None:
+        self._session = None
+        self._one = None
+        self._cache = []
+
+    def _run(self, ids: NDArray[np.int64]) -> Logits:
+        """Run a piece of a prompt: logits ``[len(ids), vocab]``."""
+        total = self._position + len(ids)
+        positions = np.arange(self._position, total, dtype=np.int64)[None, :]
+        logits = np.empty((1, len(ids), self.vocab_size), self._dtype)
+        binding = self._bind(np.ascontiguousarray(ids[None, :]), positions, logits)
+        binding.bind_ortvalue_input("attention_mask", self._mask_of(total))
+        self._session.run_with_iobinding(binding)
+        if not self.shares_buffers:
+            self._cache = list(binding.get_outputs()[1:])
+        self._position = total
+        return self._as_float32(logits[0])
+
+    def _bind(self, ids: NDArray[np.int64], positions: NDArray[np.int64], logits: NDArray[Any]) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("input_ids", self._value(ids))
+        if self._has_positions:
+            binding.bind_ortvalue_input("position_ids", self._value(positions))
+        binding.bind_ortvalue_output("logits", self._value(logits))
+        for name, value in zip(self._names, self._cache, strict=True):
+            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+            if self.shares_buffers:
+                binding.bind_ortvalue_output(f"present.{name}", value)
+            else:
+                binding.bind_output(f"present.{name}", "cpu")
+        return binding
+
+    def _mask_of(self, total: int) -> Any:
+        value = self._masks[total]
+        if value is None:
+            value = self._masks[total] = self._value(self._mask[:, :total])
+        return value
+
+    def _value(self, array: NDArray[Any]) -> Any:
+        """Return an OrtValue over the array's own memory (onnxruntime keeps a reference to it)."""
+        return self._runtime.OrtValue.ortvalue_from_numpy(array)
+
+    def _zeroed(self, length: int) -> list[Any]:
+        heads, size, dtype = self._kv
+        # What lies beyond the mask is multiplied by a weight of zero: NaN there would not vanish.
+        return [self._value(np.zeros((1, heads, length, size), dtype)) for _ in self._names]
+
+    def _as_float32(self, logits: NDArray[Any]) -> Logits:
+        return logits.astype(np.float32, copy=False)
+
+
+def _load(runtime: Any, path: Path, threads: int) -> Any:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4  # what goes wrong arrives as an exception
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+        RuntimeError,
+        OSError,
+    ) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelFileError(f"{path}: onnxruntime can't load it ({reason[0]})") from error
+
+
+def _mentions(path: Path, needle: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(needle) >= 0
+
+
+def _context_length(source: ModelSource) -> int | None:
+    """Return the context that the model was trained for, from the files beside it (None: they don't say)."""
+    folders = [source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])]
+    for folder in folders:
+        for name, keys in (
+            ("config.json", ("max_position_embeddings",)),
+            ("genai_config.json", ("model", "context_length")),
+        ):
+            path = folder / name
+            if not path.is_file():
+                continue
+            try:
+                value = json.loads(path.read_text(encoding="utf-8"))
+                for key in keys:
+                    value = value[key]
+            except KeyError:
+                continue
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                raise ModelFileError(f"{path}: not a readable configuration ({error})") from error
+            if isinstance(value, int) and value > 0:
+                return value
+    return None

@@ -1,0 +1,109 @@
+"""The torch engine: a Hugging Face folder in float32, the reference that the others are compared with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgestill.errors import CheckpointError
+from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
+from edgestill.runtime.model_source import ModelSource
+
+if TYPE_CHECKING:
+    import torch
+
+
+@register("torch", kinds=("transformers",))
+def open_torch(source: ModelSource, threads: int, context_length: int | None) -> TorchEngine:
+    """Load a Hugging Face folder on the CPU.
+
+    ``threads`` is set for the whole process, as torch has no narrower setting. Raises CheckpointError
+    when a file is damaged or a weight is missing (transformers alone would invent it).
+    """
+    require("torch", engine="torch", extra="distill")
+    require("transformers", engine="torch", extra="distill")
+    import safetensors
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{source}: torch can't load it ({reason[0]})") from error
+    if lacking := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{source}: {len(lacking)} weights are missing, {lacking[0]} first; save the model again")
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT
+    return TorchEngine(model.eval(), threads, min(longest, context_length or DEFAULT_CONTEXT))
+
+
+class TorchEngine:
+    """A transformers model with a DynamicCache; see :class:`edgestill.runtime.engine.Engine`."""
+
+    name = "torch"
+
+    def __init__(self, model: Any, threads: int, context_length: int) -> None:
+        import torch
+        import transformers
+
+        self.vocab_size: int = model.config.get_text_config().vocab_size
+        self.context_length = context_length
+        self.threads = threads
+        self.weights_bytes: int | None = sum(weight.nbytes for weight in model.parameters())
+        self.model = model
+        self._torch = torch
+        self._new_cache: Callable[[], Any] = functools.partial(transformers.DynamicCache, config=model.config)
+        self._cache = self._new_cache()
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        check_room(self, len(token_ids))
+        with self._torch.inference_mode():
+            output = self.model(
+                input_ids=self._input(token_ids), past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            )
+        self._position += len(token_ids)
+        logits: Logits = output.logits[0, -1].float().numpy()
+        return logits
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
+        self.rewind(0)
+        check_room(self, len(token_ids))
+        with self._torch.inference_mode():
+            output = self.model(input_ids=self._input(token_ids), use_cache=False)
+        logits: Logits = output.logits[0].float().numpy()
+        return logits
+
+    def rewind(self, position: int) -> None:
+        if position <= 0:
+            self._cache = self._new_cache()
+            self._position = 0
+        elif position < self._position:
+            self._cache.crop(position - self._position)  # negative: that many tokens are removed
+            self._position = position
+
+    def close(self) -> None:
+        self.model = None
+        self._cache = None
+
+    def _input(self, token_ids: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
+        ids: torch.Tensor = self._torch.from_numpy(np.asarray(token_ids, dtype=np.int64)[None, :])
+        return ids

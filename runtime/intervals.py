@@ -1,0 +1,69 @@
+"""Confidence intervals without assumptions about a distribution: bootstrap and order statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgestill.results import Figure
+
+RESAMPLES: Final = 1000
+
+
+def bootstrap_interval(
+    n: int,
+    statistic: Callable[[NDArray[np.int64]], float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float] | None:
+    """Return the 95% percentile bootstrap interval (Efron, 1979) of a statistic over ``n`` samples.
+
+    ``statistic`` takes int64 indices ``[n]``, drawn with replacement from ``range(n)``; resamples on
+    which it is NaN (it isn't defined there) are left out. The same seed gives the same interval.
+    None when n < 2 or no resample is defined.
+    """
+    if n < 2:
+        return None
+    generator = np.random.default_rng(seed)
+    values = np.array([statistic(generator.integers(n, size=n)) for _ in range(resamples)])
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def quantile_ranks(n: int, quantile: float) -> tuple[int, int] | None:
+    """Return the 0-based ranks of the two order statistics that enclose a quantile with at least 95% coverage.
+
+    Equal tails of the binomial distribution (Conover, Practical Nonparametric Statistics, 3.2); None
+    when n is too small for any to exist (n < 6 for the median, n < 36 for the 90th percentile).
+    """
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+        + k * math.log(quantile) + (n - k) * math.log1p(-quantile)
+        for k in range(n + 1)
+    ]  # fmt: skip
+    below = np.cumsum(np.exp(logs))
+    above = np.cumsum(np.exp(logs[::-1]))[::-1]
+    lower = int(np.searchsorted(below, 0.025, side="right")) - 1
+    upper_ranks = np.flatnonzero(above <= 0.025)
+    if lower < 0 or not len(upper_ranks):
+        return None
+    return lower, int(upper_ranks[0]) - 1
+
+
+def quantile_figure(samples: Sequence[float], quantile: float, unit: str, source: str) -> Figure:
+    """Return a quantile of samples (linear interpolation) with its order-statistic 95% interval."""
+    ordered = np.sort(np.asarray(samples, dtype=np.float64))
+    if not len(ordered):
+        return Figure.missing(unit, source)
+    ranks = quantile_ranks(len(ordered), quantile)
+    interval = None if ranks is None else (float(ordered[ranks[0]]), float(ordered[ranks[1]]))
+    value = float(np.quantile(ordered, quantile))
+    return Figure(value=value, unit=unit, n=len(ordered), ci95=interval, source=source)

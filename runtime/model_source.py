@@ -1,0 +1,105 @@
+"""What a MODEL argument names: a Hugging Face folder, a GGUF file, an ONNX folder, or one artifact of a bundle."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from edgestill.artifact import DESCRIPTION_FILE, Artifact
+from edgestill.errors import InputError
+
+Kind = Literal["transformers", "gguf", "onnx"]
+
+MANIFEST_FILE: Final = "manifest.json"
+ONNX_FILE: Final = "model.onnx"
+_ARTIFACT_NAME: Final = re.compile(r"[a-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One model on disk, ready to be opened.
+
+    ``text`` is what the user wrote; ``path`` is what an engine opens: the folder (``transformers``), the
+    ``.gguf`` file or the ``.onnx`` file. ``tokenizer_folder`` holds tokenizer.json and its companions
+    (None: there is none on disk; a GGUF carries its own).
+    """
+
+    text: str
+    kind: Kind
+    path: Path
+    tokenizer_folder: Path | None = None
+    artifact: Artifact | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the model's files."""
+        return self.path if self.kind == "transformers" else self.path.parent
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def locate_model(text: str | Path) -> ModelSource:
+    """Return the model that a MODEL argument names.
+
+    ``text`` is a Hugging Face folder, a .gguf file, an ONNX folder (model.onnx or artifact.json in it), an
+    .onnx file, or ``BUNDLE#artifact-name``. Raises InputError (one line) when nothing usable is there.
+    """
+    text = str(text)
+    path = Path(text)
+    if not path.exists() and "#" in text:
+        bundle, _, name = text.rpartition("#")
+        return _in_bundle(text, Path(bundle), name)
+    if path.is_dir():
+        return _folder(text, path)
+    if not path.exists():
+        raise InputError(
+            f"{text}: no such model; give a Hugging Face folder, a .gguf file, an ONNX folder or BUNDLE#artifact-name"
+        )
+    kind: Kind | None = {".gguf": "gguf", ".onnx": "onnx"}.get(path.suffix.lower())  # type: ignore[assignment]
+    if kind is None:
+        raise InputError(f"{text}: suffix {path.suffix!r} is not .gguf or .onnx; give a model's file or folder")
+    return ModelSource(text, kind, path, _tokenizer_folder(path.parent))
+
+
+def bundle_artifacts(bundle: Path) -> list[str]:
+    """Return the names of the artifacts in a bundle's folder, sorted."""
+    found = (bundle / "artifacts").glob(f"*/{DESCRIPTION_FILE}")
+    return sorted(path.parent.name for path in found if _ARTIFACT_NAME.fullmatch(path.parent.name))
+
+
+def _folder(text: str, folder: Path) -> ModelSource:
+    if (folder / MANIFEST_FILE).is_file() and (folder / "artifacts").is_dir():
+        choices = ", ".join(f"{text}#{name}" for name in bundle_artifacts(folder)) or "none: it holds no artifact"
+        raise InputError(f"{text}: a bundle holds several models; name one: {choices}")
+    if (folder / DESCRIPTION_FILE).is_file():
+        return _artifact(text, folder, _tokenizer_folder(folder))
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return ModelSource(text, "transformers", folder, folder)
+    if (folder / ONNX_FILE).is_file():
+        return ModelSource(text, "onnx", folder / ONNX_FILE, _tokenizer_folder(folder))
+    raise InputError(
+        f"{text}: no model in this folder; config.json and *.safetensors, {ONNX_FILE} or {DESCRIPTION_FILE} wanted"
+    )
+
+
+def _in_bundle(text: str, bundle: Path, name: str) -> ModelSource:
+    if not (bundle / MANIFEST_FILE).is_file():
+        raise InputError(f"{text}: {bundle} is not a bundle (no {MANIFEST_FILE} in it)")
+    names = bundle_artifacts(bundle)
+    if not _ARTIFACT_NAME.fullmatch(name) or name not in names:
+        raise InputError(f"{text}: no artifact {name!r} in the bundle; it holds {', '.join(names) or 'none'}")
+    tokenizer = _tokenizer_folder(bundle / "tokenizer")
+    folder = bundle / "artifacts" / name
+    return _artifact(text, folder, tokenizer or _tokenizer_folder(folder))
+
+
+def _artifact(text: str, folder: Path, tokenizer_folder: Path | None) -> ModelSource:
+    artifact = Artifact.open(folder)
+    return ModelSource(text, artifact.format, folder / artifact.entry, tokenizer_folder, artifact)
+
+
+def _tokenizer_folder(folder: Path) -> Path | None:
+    return folder if (folder / "tokenizer.json").is_file() else None

@@ -1,0 +1,297 @@
+"""Session: a loaded model that answers prompts, over any engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, cast
+
+from edgestill.dataset import Message
+from edgestill.errors import CheckpointError, ContextFullError, InputError
+from edgestill.runtime.chat_template import render
+from edgestill.runtime.engine import Engine, Logits
+from edgestill.runtime.engines import open_engine
+from edgestill.runtime.model_source import ModelSource, locate_model
+from edgestill.runtime.sampling import Sampler, Sampling
+from edgestill.runtime.stop_strings import StopStrings
+from edgestill.runtime.tokenizer import FastTokenizer, GgufTokenizer, StreamDecoder, Tokenizer
+
+if TYPE_CHECKING:
+    from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
+
+FinishReason = Literal["eos", "stop", "length", "cancelled"]
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How an answer is made: its most tokens, the sampling, and what ends it.
+
+    ``stop`` strings end the answer and aren't part of its text; ``ignore_eos`` goes on past the model's
+    own end (for benchmarks). Raises InputError for a value out of its range.
+    """
+
+    max_new_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens: {self.max_new_tokens} is out of range; at least 1 is expected")
+        if "" in self.stop:
+            raise InputError("stop: an empty string would end every answer; leave it out")
+
+
+@dataclass(frozen=True)
+class GenerationStatistics:
+    """Counts and times (seconds) of one answer.
+
+    ``reused_tokens`` of the prompt were in the KV cache already. ``ttft_seconds`` runs from the call to
+    the first token, ``prefill_seconds`` is the engine's share of it; ``token_seconds`` are the gaps
+    between the tokens after the first, without what a consumer of the stream did in between.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    reused_tokens: int
+    ttft_seconds: float
+    prefill_seconds: float
+    token_seconds: tuple[float, ...]
+    total_seconds: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer: ``token_ids`` are all tokens that were drawn, with the EOS token that ended it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: FinishReason
+    statistics: GenerationStatistics
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer: one token and the text it completes (perhaps none).
+
+    The last one has a ``finish_reason``; its ``token_id`` is None when the answer was cancelled.
+    """
+
+    text: str
+    token_id: int | None
+    finish_reason: FinishReason | None = None
+
+
+class Session:
+    """One loaded model with its tokenizer; answers one prompt at a time.
+
+    Between calls the KV cache is kept, and what a prompt shares with the sequence before isn't computed
+    again. Whoever uses ``engine`` directly calls :meth:`reset` before the next answer. ``last`` is the
+    answer of the last :meth:`generate` or exhausted :meth:`stream`.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, model: ModelSource | None = None) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.model = model
+        self.last: Generation | None = None
+        self._sequence: list[int] = []  # the ids in the engine's KV cache
+        self._cancelled = False
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | ModelSource,
+        *,
+        engine: str | None = None,
+        threads: int | None = None,
+        context_length: int | None = None,
+    ) -> Session:
+        """Load a MODEL argument (see :func:`locate_model`) into an engine (see :func:`open_engine`).
+
+        Raises InputError and its kinds when it can't be read, MissingDependencyError when the engine's
+        package isn't installed.
+        """
+        source = model if isinstance(model, ModelSource) else locate_model(model)
+        tokenizer = None if source.kind == "gguf" else _beside(source)
+        opened = open_engine(source, engine=engine, threads=threads, context_length=context_length)
+        if tokenizer is not None:
+            return cls(opened, tokenizer, source)
+        return cls(opened, GgufTokenizer(cast("LlamaCppEngine", opened), source.tokenizer_folder), source)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        self._sequence.clear()
+        self.engine.close()
+
+    def reset(self) -> None:
+        """Forget the sequence in the KV cache."""
+        self._sequence.clear()
+        self.engine.rewind(0)
+
+    def cancel(self) -> None:
+        """End the answer under way after the token being computed; may be called from another thread."""
+        self._cancelled = True
+
+    def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Return the token ids of a prompt; see :func:`render_prompt`."""
+        return render_prompt(self.tokenizer, prompt)
+
+    def logits(self, token_ids: Sequence[int]) -> Logits:
+        """Return the logits after each of ``token_ids``, ``[time, vocab]``; the KV cache is empty after."""
+        self._sequence.clear()
+        return self.engine.logits(token_ids)
+
+    def generate(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
+        """Answer a prompt: raw text, messages, or token ids.
+
+        Raises ContextFullError when the prompt doesn't fit the context, InputError when it is empty.
+        """
+        for _ in self.stream(prompt, options):
+            pass
+        assert self.last is not None  # the stream ran to its end
+        return self.last
+
+    def stream(self, prompt: Prompt, options: GenerationOptions | None = None) -> Iterator[Chunk]:
+        """Answer a prompt piece by piece, one chunk a token; afterwards ``last`` is the whole answer.
+
+        Text that may begin a stop string is held back until it is known. Raises as :meth:`generate`.
+        """
+        started = perf_counter()
+        options = options or GenerationOptions()
+        self._cancelled = False
+        ids = self._ids(prompt)
+        prompt_tokens = len(ids)
+        prefill_started = perf_counter()
+        reused, logits = self._prefill(ids)
+        prefill_seconds = perf_counter() - prefill_started
+
+        engine = self.engine
+        append = engine.append
+        pick = Sampler(options.sampling).pick
+        decoder = StreamDecoder(self.tokenizer)
+        push = decoder.push
+        stop = StopStrings(options.stop) if options.stop else None
+        ends = frozenset() if options.ignore_eos else self.tokenizer.eos_ids
+        limit = min(options.max_new_tokens, engine.context_length - prompt_tokens + 1)
+        history = ids  # grows with the answer; the prompt's list is ours
+        sequence = self._sequence
+        new: list[int] = []
+        gaps: list[float] = []
+        texts: list[str] = []
+        reason: FinishReason | None = None
+
+        token = pick(logits, history)
+        marked = perf_counter()
+        ttft_seconds = marked - started
+        while True:
+            new.append(token)
+            if token in ends:
+                reason = "eos"
+                text = decoder.finish()
+            else:
+                history.append(token)
+                text = push(token)
+                if len(new) == limit:
+                    reason = "length"
+                    text += decoder.finish()
+            if stop is not None:
+                text = stop.push(text)
+                if stop.found:
+                    reason = "stop"
+                elif reason is not None:
+                    text += stop.finish()
+            texts.append(text)
+            if reason is not None:
+                break
+            yielded = perf_counter()
+            yield Chunk(text, token)
+            marked += perf_counter() - yielded
+            if self._cancelled:
+                reason = "cancelled"
+                text = decoder.finish()
+                if stop is not None:
+                    text = stop.push(text)
+                    text += "" if stop.found else stop.finish()
+                texts.append(text)
+                break
+            logits = append((token,))
+            sequence.append(token)
+            token = pick(logits, history)
+            now = perf_counter()
+            gaps.append(now - marked)
+            marked = now
+        total = perf_counter() - started
+        statistics = GenerationStatistics(
+            prompt_tokens, len(new), reused, ttft_seconds, prefill_seconds, tuple(gaps), total
+        )
+        self.last = Generation("".join(texts), tuple(new), prompt_tokens, reason, statistics)
+        yield Chunk(text, None if reason == "cancelled" else token, reason)
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        """Return the prompt's ids in a fresh list, checked."""
+        if isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Message)):
+            ids = self.prompt_ids(cast("str | Sequence[Message]", prompt))
+        else:
+            ids = [int(number) for number in cast("Sequence[int]", prompt)]
+            if ids and not (min(ids) >= 0 and max(ids) < self.engine.vocab_size):
+                raise InputError(f"a prompt's token id is outside the vocabulary of {self.engine.vocab_size}")
+        if not ids:
+            raise InputError("the prompt is empty; at least one token is expected")
+        if len(ids) > self.engine.context_length:
+            raise ContextFullError(
+                f"the prompt has {len(ids)} tokens and the context {self.engine.context_length}; "
+                "shorten it or open the model with a longer context"
+            )
+        return ids
+
+    def _prefill(self, ids: list[int]) -> tuple[int, Logits]:
+        """Bring the KV cache to ``ids``; return how many were there already and the logits after the last."""
+        engine, sequence = self.engine, self._sequence
+        if engine.position != len(sequence):  # someone else used the engine
+            self.reset()
+        common = 0
+        for ours, asked in zip(sequence, ids[:-1], strict=False):
+            if ours != asked:
+                break
+            common += 1
+        # Cleared first: an engine that fails half-way leaves nothing that could be reused wrongly.
+        sequence.clear()
+        engine.rewind(common)
+        common = engine.position
+        logits = engine.append(ids[common:] if common else ids)
+        sequence.extend(ids)
+        return common, logits
+
+
+def render_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message]) -> list[int]:
+    """Return the token ids of a prompt.
+
+    A string is raw text, encoded with what the model expects around a text (BOS). Messages go through the
+    chat template, ready for the assistant's turn; the template writes its own BOS. Without a template they
+    are plain lines (see :func:`edgestill.runtime.chat_template.render`), encoded like raw text.
+    """
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    template = tokenizer.chat_template
+    text = render(template, prompt, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    return tokenizer.encode(text, add_special=template is None)
+
+
+def _beside(source: ModelSource) -> FastTokenizer:
+    if source.tokenizer_folder is None:
+        raise CheckpointError(f"{source}: no tokenizer.json beside the model; put its tokenizer there")
+    return FastTokenizer(source.tokenizer_folder)

@@ -1,0 +1,247 @@
+"""The benchmark: what the worker times, how a death is told, what a record says."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgestill.dataset import Message
+from edgestill.errors import InputError, ModelFileError, StageError
+from edgestill.runtime import bench_process, bench_worker
+from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
+from edgestill.runtime.environment import describe_environment
+from edgestill.runtime.memory import read_memory
+
+STUB = """
+import json, os, signal, sys, time
+request = json.load(sys.stdin)
+def emit(**event):
+    print(json.dumps(event), flush=True)
+how = request["model"].rsplit("-", 1)[-1].removesuffix(".gguf")
+if how == "refuse":
+    emit(event="error", type="ModelFileError", message="it is not a model")
+    sys.exit(2)
+emit(event="loaded", import_seconds=1.0, load_seconds=0.5, engine="stub", threads=3, context_length=96,
+     weights_bytes=None, pss_before=10, pss=50)
+emit(event="prompt", tokens=32)
+def times(scale):
+    return {"answer_seconds": 0.8 * scale, "prompt_tokens": 32, "new_tokens": 4, "ttft_seconds": 0.2 * scale,
+            "prefill_seconds": 0.16 * scale, "inter_token_seconds": [0.1 * scale, 0.2 * scale, 0.3 * scale]}
+emit(event="warm", pss=70)
+for number in range(request["repetitions"]):
+    if number == 2 and how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 2 and how == "raises":
+        raise SystemError("inside the engine")
+    if number == 2 and how == "hangs":
+        time.sleep(60)
+    emit(event="repetition", times=times(2 if how == "unsteady" and number % 2 else 1), pss=60)
+emit(event="finished", peak_rss=99, other_cores=1.5)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace the worker by one that says what the model's file name asks for."""
+    (tmp_path / "stub_worker.py").write_text(STUB)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(bench_process, "_WORKER", "stub_worker")
+
+    def model(how: str) -> Path:
+        path = tmp_path / f"model-{how}.gguf"
+        path.write_bytes(b"x" * 1234)
+        return path
+
+    return model
+
+
+def test_a_record_holds_medians_intervals_and_every_sample(stub: Any) -> None:
+    record = bench_model(stub("steady"), BenchOptions(new_tokens=4, repetitions=6))
+    assert (record.engine, record.threads, record.prompt_tokens, record.repetitions) == ("stub", 3, 32, 6)
+    assert record.ttft_seconds.value == pytest.approx(0.2)
+    assert record.ttft_seconds.ci95 == (0.2, 0.2)
+    assert record.prefill_tokens_per_second.value == pytest.approx(200)
+    assert record.decode_tokens_per_second.value == pytest.approx(5)
+    assert record.inter_token_seconds.p50.value == pytest.approx(0.2)
+    assert record.inter_token_seconds.p90.value == pytest.approx(0.3)
+    assert record.inter_token_seconds.p50.n == len(record.raw["inter_token_seconds"]) == 18
+    assert record.peak_pss_bytes.value == 70
+    assert record.peak_pss_bytes.n == 8
+    assert record.peak_rss_bytes.value == 99
+    assert (record.weights_bytes.value, record.weights_bytes.basis) == (1234, "derived")
+    assert record.size_bytes == 1234
+    assert record.raw["import_seconds"] == [1.0]
+
+
+def test_warnings_name_a_short_prompt_few_gaps_and_a_busy_machine(stub: Any) -> None:
+    warnings = "\n".join(bench_model(stub("steady"), BenchOptions(new_tokens=4, repetitions=3)).warnings)
+    assert "from 128 to 32 tokens" in warnings
+    assert "9 gaps between tokens are too few" in warnings
+    assert "3 repetitions are too few" in warnings
+    assert "1.5 cores busy" in warnings
+    assert "unsteady" not in warnings
+
+
+def test_unsteady_times_are_warned_about(stub: Any) -> None:
+    warnings = bench_model(stub("unsteady"), BenchOptions(new_tokens=4, repetitions=6)).warnings
+    assert any("answer_seconds is unsteady" in warning for warning in warnings)
+
+
+def test_a_killed_worker_names_signal_and_finished_repetitions(stub: Any) -> None:
+    with pytest.raises(StageError, match=r"SIGKILL .*after 2 finished repetitions"):
+        bench_model(stub("killed"))
+
+
+def test_a_worker_that_raises_shows_its_last_line(stub: Any) -> None:
+    with pytest.raises(StageError, match=r"status 1 after 2 finished repetitions.*inside the engine"):
+        bench_model(stub("raises"))
+
+
+def test_a_worker_that_hangs_is_stopped(stub: Any) -> None:
+    with pytest.raises(StageError, match="stopped after 2 s with 2 repetitions finished"):
+        bench_model(stub("hangs"), BenchOptions(timeout_seconds=2))
+
+
+def test_the_worker_s_own_error_comes_through(stub: Any) -> None:
+    with pytest.raises(ModelFileError, match="it is not a model"):
+        bench_model(stub("refuse"))
+
+
+def test_impossible_options_and_missing_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="new_tokens 1 is too small"):
+        BenchOptions(new_tokens=1)
+    with pytest.raises(InputError, match="nothing-here"):
+        bench_model(tmp_path / "nothing-here.gguf")
+    with pytest.raises(InputError, match="no prompts"):
+        bench_answers(tmp_path, [], max_new_tokens=4)
+
+
+class CountingSession:
+    """A session that remembers what was asked of it."""
+
+    def __init__(self, context_length: int = 40) -> None:
+        self.engine = SimpleNamespace(name="fake", threads=1, context_length=context_length, weights_bytes=8)
+        self.tokenizer = SimpleNamespace(encode=lambda text, add_special=True: [0, *text.encode()])
+        self.calls: list[Any] = []
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def generate(self, prompt: Any, options: Any) -> Any:
+        self.calls.append((prompt, options.max_new_tokens, options.ignore_eos))
+        times = SimpleNamespace(
+            prompt_tokens=len(prompt), new_tokens=3, ttft_seconds=0.1, prefill_seconds=0.1, token_seconds=[0.1, 0.1]
+        )
+        return SimpleNamespace(statistics=times)
+
+
+@pytest.fixture
+def fake_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    from edgestill.runtime.session import Session
+
+    session = CountingSession()
+    monkeypatch.setattr(Session, "open", lambda *_, **__: session)
+    monkeypatch.setattr(bench_worker, "_import_packages", lambda source: None)
+    monkeypatch.setattr(bench_worker, "locate_model", lambda text: None)
+    return session
+
+
+def request(**changes: object) -> Mapping[str, Any]:
+    plain = {"model": "m", "engine": None, "threads": None, "context_length": None, "prompt_tokens": 16}
+    return {**plain, "new_tokens": 8, "repetitions": 3, "warmup": 2, "prompts": None, **changes}
+
+
+def test_each_repetition_begins_with_an_empty_cache_and_the_same_prompt(fake_session: Any) -> None:
+    events: list[Mapping[str, Any]] = []
+    bench_worker.serve(request(), events.append)
+    kinds = [event["event"] for event in events]
+    assert kinds == ["loaded", "prompt", "warm", "warm", "repetition", "repetition", "repetition", "finished"]
+    assert fake_session.calls[-1] == "close"
+    assert fake_session.calls[:-1:2] == ["reset"] * 5
+    prompts = fake_session.calls[1:-1:2]
+    assert all(call == prompts[0] for call in prompts)
+    ids, new_tokens, ignore_eos = prompts[0]
+    assert (len(ids), ids[0], new_tokens, ignore_eos) == (16, 0, 8, True)
+
+
+def test_a_prompt_is_shortened_to_the_context(fake_session: Any) -> None:
+    events: list[Mapping[str, Any]] = []
+    bench_worker.serve(request(prompt_tokens=128, new_tokens=30), events.append)
+    assert next(event["tokens"] for event in events if event["event"] == "prompt") == 10
+
+
+def test_no_room_for_any_prompt_is_refused(fake_session: Any) -> None:
+    with pytest.raises(InputError, match="40 new tokens leave no room"):
+        bench_worker.serve(request(new_tokens=40), lambda event: None)
+
+
+def test_a_prompt_can_be_longer_than_the_text_it_is_cut_from(fake_session: Any) -> None:
+    ids = bench_worker.prompt_ids(fake_session, 5000)
+    assert len(ids) == 5000
+    assert bytes(ids[1:]).decode().startswith(bench_worker.PROMPT_TEXT * 2)
+
+
+def test_answers_go_through_messages_and_ids_and_stop_at_eos(fake_session: Any) -> None:
+    prompts = [[{"role": "user", "content": "hi"}], [1, 2, 3]]
+    bench_worker.serve(request(prompts=prompts, repetitions=2, warmup=1), lambda event: None)
+    asked = [call[0] for call in fake_session.calls if isinstance(call, tuple)]
+    assert asked == [[Message("user", "hi")], *([[Message("user", "hi")], [1, 2, 3]] * 2)]
+    assert not any(call[2] for call in fake_session.calls if isinstance(call, tuple))
+
+
+def test_a_real_model_is_measured_in_its_own_process(tiny_checkpoint: Path) -> None:
+    record = bench_model(
+        tiny_checkpoint, BenchOptions(prompt_tokens=16, new_tokens=8, repetitions=3, warmup=1, threads=1)
+    )
+    assert record.engine == "torch"
+    assert (record.prompt_tokens, record.new_tokens, record.repetitions, record.threads) == (16, 8, 3, 1)
+    assert len(record.raw["inter_token_seconds"]) == 3 * 7
+    for ttft, answer in zip(record.raw["ttft_seconds"], record.raw["answer_seconds"], strict=True):
+        assert 0 < ttft < answer
+    assert statistics.fmean(record.raw["load_seconds"]) > 0
+    assert record.size_bytes == (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert (record.weights_bytes.value or 0) <= record.size_bytes
+    if Path("/proc/self/smaps_rollup").exists():
+        assert (record.peak_pss_bytes.value or 0) <= (record.peak_rss_bytes.value or 0)
+
+
+def test_whole_answers_of_a_real_model_are_measured(tiny_checkpoint: Path) -> None:
+    prompts = [[Message("user", "dim the hall")], [5, 6, 7]]
+    options = BenchOptions(repetitions=2, warmup=1, threads=1)
+    answers = bench_answers(tiny_checkpoint, prompts, options, max_new_tokens=6)
+    assert answers.answer_seconds.n == 4
+    assert all(1 <= count <= 6 for count in answers.raw["new_tokens"])
+
+
+def test_memory_counters_are_read_in_bytes(tmp_path: Path) -> None:
+    (tmp_path / "smaps").write_text("00-ff ---p 00000000 00:00 0   [rollup]\nRss:  9 kB\nPss:        7 kB\n")
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t      12 kB\nVmRSS:\t  10 kB\nThreads:\t3\n")
+    sample = read_memory(tmp_path / "smaps", tmp_path / "status")
+    assert (sample.pss, sample.rss, sample.peak_rss) == (7168, 10240, 12288)
+
+
+def test_counters_that_the_platform_lacks_are_none(tmp_path: Path) -> None:
+    sample = read_memory(tmp_path / "no-smaps", tmp_path / "no-status")
+    assert sample.pss is None
+    assert sample.rss is None
+    assert sample.peak_rss is None or sample.peak_rss > 0
+
+
+def test_the_environment_names_processor_cores_and_versions(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Some CPU\n\nprocessor\t: 1\nmodel name\t: Some CPU\n"
+    )
+    environment = describe_environment(tmp_path / "cpuinfo")
+    assert environment.cpu == "Some CPU"
+    assert environment.cores >= 1
+    assert environment.versions["numpy"]
+    assert describe_environment(tmp_path / "absent").cpu
