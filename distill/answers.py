@@ -75,7 +75,9 @@ def answer_prompts(
     tally = _Tally()
     prompts: dict[str, Example] = {}
     for example in examples:
-        if prompts.setdefault(key := example.prompt_sha256(), example) is not example:
+        if not example.prompt:
+            tally.drop("no prompt to answer", example)
+        elif prompts.setdefault(key := example.prompt_sha256(), example) is not example:
             tally.drop("the same prompt again", prompts[key])
     ids = {key: tokenizer.prompt_ids(example) for key, example in prompts.items()}
     room = _context(checkpoint) - max_new_tokens
@@ -121,7 +123,7 @@ class _Tally:
         self._counts: dict[str, list[Any]] = {}
 
     def drop(self, reason: str, example: Example, answer: str = "") -> None:
-        prompt = example.text if example.text is not None else example.prompt[-1].content
+        prompt = example.prompt[-1].content if example.prompt else example.text or ""
         shown = f"{prompt[:200]!r} -> {answer[:200]!r}" if answer else repr(prompt[:200])
         self._counts.setdefault(reason, [0, shown])[0] += 1
 

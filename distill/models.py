@@ -6,17 +6,19 @@ Imports torch: import it inside a function.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors  # only with torch
 import torch  # noqa: TID253
 import transformers  # noqa: TID253
 
 from edgestill.artifact import Checkpoint
-from edgestill.errors import CheckpointError, UnsupportedError
+from edgestill.errors import CheckpointError, UnsupportedError, disk_errors
 from edgestill.storage import write_json
 
 
@@ -33,6 +35,18 @@ def quiet_transformers() -> Iterator[None]:
         log.set_verbosity(verbosity)
         if bars:
             log.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def torch_disk_errors(doing: str) -> Iterator[None]:
+    """Turn a full disk into DiskFullError, as torch and safetensors report it: by message alone."""
+    with disk_errors(doing):
+        try:
+            yield
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            if "No space left" in str(error) or "failed writing file" in str(error):
+                raise OSError(errno.ENOSPC, str(error)) from error
+            raise
 
 
 def load_model(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> Any:

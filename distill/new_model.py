@@ -20,10 +20,10 @@ def initialize(architecture: Architecture, tokenizer_source: Checkpoint, out_dir
     write into the residual stream are divided by sqrt(2 layers), as in GPT-2.
     """
     from edgestill.distill.encode import ChatTokenizer
-    from edgestill.distill.models import save_model
+    from edgestill.distill.models import save_model, torch_disk_errors
 
     model = _new_model(architecture, ChatTokenizer.open(tokenizer_source), seed)
-    with whole_folder(out_dir) as folder:
+    with whole_folder(out_dir) as folder, torch_disk_errors(f"writing {out_dir}"):
         save_model(model, tokenizer_source, folder)
     return Checkpoint.open(out_dir)
 

@@ -49,7 +49,7 @@ def kept_neurons(gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, kept:
 
 
 def _pruned(section: PrunedStudent, teacher: Checkpoint, out_dir: Path) -> Checkpoint:
-    from edgestill.distill.models import load_model, save_model
+    from edgestill.distill.models import load_model, save_model, torch_disk_errors
 
     model = load_model(teacher)
     config = copy.deepcopy(model.config)
@@ -73,7 +73,7 @@ def _pruned(section: PrunedStudent, teacher: Checkpoint, out_dir: Path) -> Check
     pruned.load_state_dict(_pruned_state(model, chosen, width), strict=False)
     pruned.tie_weights()
     pruned.generation_config = model.generation_config
-    with whole_folder(out_dir) as folder:
+    with whole_folder(out_dir) as folder, torch_disk_errors(f"writing {out_dir}"):
         save_model(pruned.to(model.dtype), teacher, folder)
     return Checkpoint.open(out_dir)
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example
-from edgestill.errors import CheckpointError, MissingDependencyError
+from edgestill.distill.settings import Precision, TrainSettings
+from edgestill.errors import CheckpointError, DataError, MissingDependencyError
 from edgestill.progress import SILENT, Progress
 from edgestill.recipe import TrainedTeacher
 from edgestill.storage import remove, whole_folder
@@ -46,6 +47,7 @@ def train_teacher(
     *,
     max_length: int,
     seed: int,
+    precision: Precision = "fp32",
     save_every_seconds: float = 30.0,
     progress: Progress = SILENT,
 ) -> Checkpoint:
@@ -55,19 +57,23 @@ def train_teacher(
     until ``out_dir`` is whole. ``max_length`` (tokens) is cut to the architecture's context.
     """
     from edgestill.distill.encode import ChatTokenizer, encode_examples
-    from edgestill.distill.settings import TrainSettings
     from edgestill.distill.training import train
 
     max_length = min(max_length, section.architecture.context)
     start = out_dir.with_name(f".{out_dir.name}.start")
     beginning = new_model(section, examples, start, seed=seed)
-    data = encode_examples(examples, ChatTokenizer.open(beginning), max_length=max_length, progress=progress)
+    try:
+        data = encode_examples(examples, ChatTokenizer.open(beginning), max_length=max_length, progress=progress)
+    except DataError:
+        remove(start)
+        raise
     if data.too_long:
         progress.note(f"{data.too_long} rows longer than {max_length} tokens are left out of the teacher's training")
     settings = TrainSettings(
         learning_rate=section.learning_rate,
         batch_size=section.batch_size,
         epochs=section.epochs,
+        precision=precision,
         save_every_seconds=save_every_seconds,
     )
     trained = train(beginning, data, settings, out_dir, seed=seed, label="train teacher", progress=progress)

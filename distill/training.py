@@ -18,7 +18,8 @@ from edgestill.artifact import Checkpoint
 from edgestill.distill import losses as registry
 from edgestill.distill.encode import ChatTokenizer, EncodedData
 from edgestill.distill.settings import TrainSettings
-from edgestill.errors import InputError, disk_errors
+from edgestill.distill.vocabulary import vocabulary_sha256
+from edgestill.errors import InputError
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import remove, sha256_json, whole_folder, write_json
 
@@ -51,12 +52,17 @@ def train(
     import torch
     import transformers
 
-    from edgestill.distill.models import check_head, load_model, quiet_transformers, save_model
+    from edgestill.distill.models import check_head, load_model, quiet_transformers, save_model, torch_disk_errors
     from edgestill.distill.trainer import DistillTrainer, LossModel
 
     for section in settings.losses:
         if section.weight > 0 and registry.find(section.kind).needs_teacher and signal is None:
             raise InputError(f"loss {section.kind!r} needs a teacher's signal; cache one or run the teacher online")
+    if signal is not None and signal.vocabulary != vocabulary_sha256(student):
+        raise InputError(
+            f"{student.path}: the teacher's signal has another vocabulary than this student's tokenizer.json; kl needs "
+            "the same one: drop the kl loss, or take a student with the teacher's tokenizer (kind: pruned or config)"
+        )
     work = out_dir.with_name(f".{out_dir.name}.training")
     key = sha256_json(
         {
@@ -68,10 +74,12 @@ def train(
             "versions": [torch.__version__, transformers.__version__],
         }
     )
-    with disk_errors(f"writing checkpoints to {work}"), quiet_transformers():
+    with torch_disk_errors(f"writing checkpoints to {work}"), quiet_transformers():
         resume, history = _open_work(work, key)
         model = load_model(student)
         check_head(model)
+        if settings.precision == "bf16" and not torch.cuda.is_available():
+            model.set_attn_implementation("eager")  # torch's fused CPU attention in bf16 is slower
         with progress.task(label, unit="steps") as task:
             trainer = DistillTrainer(
                 LossModel(model, settings.losses),
@@ -85,7 +93,7 @@ def train(
             )
             trainer.train(resume_from_checkpoint=str(resume) if resume is not None else None)
     model.to("cpu").eval()
-    with whole_folder(out_dir) as folder:
+    with whole_folder(out_dir) as folder, torch_disk_errors(f"writing {out_dir}"):
         save_model(model, student, folder)
         names = [section.kind for section in settings.losses if section.weight > 0]
         write_json(
@@ -176,5 +184,5 @@ def _open_work(work: Path, key: str) -> tuple[Path | None, History]:
 
 
 def steps_of(rows: int, settings: TrainSettings) -> int:
-    """Return how many optimizer steps a run of ``rows`` rows takes."""
+    """Return how many optimizer steps a run over ``rows`` rows takes."""
     return math.ceil(settings.epochs * math.ceil(rows / settings.batch_size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.errors import InputError
+from edgestill.storage import sha256_json
 
 
 def check_same_vocabulary(teacher: Checkpoint, student: Checkpoint) -> None:
@@ -19,6 +20,11 @@ def check_same_vocabulary(teacher: Checkpoint, student: Checkpoint) -> None:
         f"({len(theirs)} tokens) differ: id {different} is {ours.get(different)!r} and {theirs.get(different)!r}; "
         "drop the kl loss, or give the student the teacher's tokenizer (kind: pruned or config)"
     )
+
+
+def vocabulary_sha256(checkpoint: Checkpoint) -> str:
+    """Return a hash of id -> token."""
+    return sha256_json(sorted(_vocabulary(checkpoint).items()))
 
 
 def _vocabulary(checkpoint: Checkpoint) -> dict[int, str]:

@@ -42,27 +42,23 @@ def built_in_gates() -> Gates:
     return Gates(min_top1_agreement=0.98, max_kl=0.05)
 
 
-def held_out_ids(tokenizer: Tokenizer, examples: Iterable[Example], context_length: int) -> list[list[int]]:
+def held_out_ids(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[list[int]]:
     """Return token ids of whole held-out rows: conversations with their answer, or texts.
 
-    At most ``MAX_TEXTS`` rows and ``MAX_POSITIONS`` tokens; a row longer than the context is cut.
+    At most ``MAX_TEXTS`` rows and ``MAX_POSITIONS`` tokens. Raises InputError when no row has two tokens.
     """
     from edgestill.runtime.session import render_prompt
 
     chosen: list[list[int]] = []
-    positions = 0
+    room = MAX_POSITIONS
     for example in examples:
-        if example.text is not None:
-            ids = tokenizer.encode(example.text)
-        else:
-            ids = render_prompt(tokenizer, example.prompt)
-            if example.completion is not None:
-                ids = [*ids, *tokenizer.encode(example.completion, add_special=False)]
-        ids = ids[: min(context_length, MAX_POSITIONS - positions)]
-        if len(ids) >= 2:
-            chosen.append(ids)
-            positions += len(ids)
-        if len(chosen) == MAX_TEXTS or positions >= MAX_POSITIONS - 2:
+        ids = render_prompt(tokenizer, example.text if example.text is not None else example.prompt)
+        if example.completion is not None:
+            ids = [*ids, *tokenizer.encode(example.completion, add_special=False)]
+        if len(ids[:room]) >= 2:
+            chosen.append(ids[:room])
+            room -= len(chosen[-1])
+        if len(chosen) == MAX_TEXTS or room < 2:
             break
     if not chosen:
         raise InputError("no held-out text to check parity on; give a data file with rows")
@@ -154,9 +150,13 @@ def reference_of(model: Path, rows: Iterable[Example], progress: Progress) -> Re
     """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens."""
     from edgestill.export.parity import reference_logits
     from edgestill.runtime.session import Session
+    from edgestill.runtime.tokenizer import FastTokenizer
 
-    with Session.open(model) as session:
-        ids = held_out_ids(session.tokenizer, rows, session.engine.context_length)
+    if (model / "tokenizer.json").is_file():
+        ids = held_out_ids(FastTokenizer(model), rows)
+    else:  # a GGUF file brings its tokenizer inside
+        with Session.open(model) as session:
+            ids = held_out_ids(session.tokenizer, rows)
     return reference_logits(model, ids, progress=progress)
 
 

@@ -9,16 +9,15 @@ like a known one is therefore no special case.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from edgestill.artifact import Checkpoint
-from edgestill.errors import MissingDependencyError, ModelFileError, UnsupportedError
+from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.export.gguf_tokenizer import (
     CONTROL,
     NORMAL,
@@ -63,6 +62,8 @@ _KNOWN: Final = (
     "superbpe", "poro-chat", "viking", "exaone-moe", "default",
 )  # fmt: skip
 """Pre-tokenizer types with a behaviour of their own, the usual ones first."""
+
+_SAMPLED_TOKENS: Final = 4096
 
 _SIGNS: Final = (
     (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*", ("gpt-4o", "tekken")),
@@ -117,14 +118,19 @@ def choose_pretokenizer(
         text for text, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind in (CONTROL, USER_DEFINED)
     ][:8]
     special_texts = [f"{text}Hello {text} there{text}\n{text}{text}" for text in specials]
+    strict, lenient = [*HARD_TEXTS, *_vocabulary_texts(original, tokenizer)], []
+    if _spares_spaces(original):
+        lenient = [*(text for text in strict if text.startswith((" ", "\u2581"))), *special_texts]
+        strict = [text for text in strict if not text.startswith((" ", "\u2581"))]
+    else:
+        strict += special_texts
     first: tuple[GgufTokenizer, TokenizerMismatch] | None = None
     for candidate in _candidates(original, tokenizer):
         with _vocabulary_of(candidate, architecture, scratch) as vocabulary:
-            found = _mismatches(original, vocabulary, HARD_TEXTS, stop=True)
-            differs = _mismatches(original, vocabulary, special_texts, stop=True)
-            if not found and (not differs or _prefix_only_first(original)):
-                return _with_notes(candidate, vocabulary, differs)
-            first = first or (candidate, (found or differs)[0])
+            found = _mismatches(original, vocabulary, strict, stop=True)
+            if not found:
+                return _with_notes(candidate, vocabulary, _mismatches(original, vocabulary, lenient, stop=True))
+            first = first or (candidate, found[0])
     candidate, mismatch = first if first is not None else (tokenizer, TokenizerMismatch("", (), ()))
     shown = f"pre-tokenizer {candidate.pre!r}" if candidate.model == "gpt2" else "the SentencePiece tokenizer"
     raise UnsupportedError(
@@ -148,18 +154,33 @@ def _candidates(original: SourceTokenizer, tokenizer: GgufTokenizer) -> Iterator
         yield tokenizer.with_pre(name)
 
 
-def _prefix_only_first(original: SourceTokenizer) -> bool:
-    """Whether the tokenizer puts its space before the first word only; llama.cpp does after special tokens too."""
+def _vocabulary_texts(original: SourceTokenizer, tokenizer: GgufTokenizer) -> list[str]:
+    """Return texts made of the tokenizer's own tokens, where merges of a custom vocabulary meet."""
+    ids = [token_id for token_id, kind in enumerate(tokenizer.types) if kind == NORMAL]
+    ids = ids[:: len(ids) // _SAMPLED_TOKENS + 1]
+    words = original.encoder.decode_batch([[token_id] for token_id in ids], skip_special_tokens=False)
+    # Short words are shown in pairs: that is where a merge that shouldn't be would join them.
+    short = [word for word in words if 0 < len(word) <= 4][:48]
+    pairs = [first + second for first in short for second in short]
+    texts = [glue.join(words[at : at + 64]) for glue in ("", " ") for at in range(0, len(words), 64)]
+    return [*texts, *(" ".join(pairs[at : at + 64]) for at in range(0, len(pairs), 64))]
+
+
+def _spares_spaces(original: SourceTokenizer) -> bool:
+    """Whether the tokenizer leaves out its prefix space before a space, or after a special token.
+
+    llama.cpp's SentencePiece tokenizer can't, and such files are common: they get a note, not a refusal.
+    """
     part = original.described["pre_tokenizer"]
-    return isinstance(part, dict) and part.get("type") == "Metaspace" and part.get("prepend_scheme") == "first"
+    return isinstance(part, dict) and part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never"
 
 
 def _with_notes(chosen: GgufTokenizer, vocabulary: Vocabulary, differs: list[TokenizerMismatch]) -> GgufTokenizer:
     notes = list(chosen.notes)
     if differs:
         notes.append(
-            "llama.cpp puts a space before text that follows a special token, this tokenizer doesn't: give llama.cpp "
-            "token ids, as edgestill does, rather than text"
+            "llama.cpp puts a prefix space before text that begins with a space or follows a special token, this "
+            "tokenizer doesn't: give llama.cpp token ids, as edgestill does, rather than such text"
         )
     forced = [
         text
@@ -216,67 +237,42 @@ def _mismatches(
 class Vocabulary:
     """The tokenizer of a GGUF file as llama.cpp runs it; made by :func:`open_vocabulary`."""
 
-    def __init__(self, handle: ctypes.c_void_p) -> None:
+    def __init__(self, library: Any, handle: Any) -> None:
+        self._library = library
         self._handle = handle
 
     def tokenize(self, text: str, *, add_special: bool = False) -> list[int]:
         """Return llama.cpp's ids; special tokens in the text are taken for what they are."""
-        import llama_cpp
-
         data = text.encode()
         room = len(data) + 8
-        ids = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, room, add_special, True)
+        ids = (self._library.llama_token * room)()
+        count = self._library.llama_tokenize(self._handle, data, len(data), ids, room, add_special, True)
         if count < 0:
-            ids = (llama_cpp.llama_token * -count)()
-            count = llama_cpp.llama_tokenize(self._handle, data, len(data), ids, -count, add_special, True)
+            ids = (self._library.llama_token * -count)()
+            count = self._library.llama_tokenize(self._handle, data, len(data), ids, -count, add_special, True)
         return list(ids[:count])
 
     def is_control(self, token_id: int) -> bool:
         """Whether llama.cpp takes this token for a control token, whatever the file says."""
-        import llama_cpp
-
-        return bool(llama_cpp.llama_vocab_is_control(self._handle, token_id))
+        return bool(self._library.llama_vocab_is_control(self._handle, token_id))
 
     def ends_generation(self, token_id: int) -> bool:
         """Whether llama.cpp stops at this token."""
-        import llama_cpp
-
-        return bool(llama_cpp.llama_vocab_is_eog(self._handle, token_id))
+        return bool(self._library.llama_vocab_is_eog(self._handle, token_id))
 
 
 @contextlib.contextmanager
 def open_vocabulary(path: Path) -> Iterator[Vocabulary]:
     """Load only the tokenizer of a GGUF file. Raises ModelFileError when llama.cpp refuses it."""
-    try:
-        import llama_cpp
-    except ImportError as error:
-        raise MissingDependencyError("GGUF export needs llama-cpp-python: pip install 'edgestill[gguf]'") from error
+    from edgestill.runtime.engines.llama_cpp import library
+
+    llama_cpp = library()
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
-    with _silence():
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
-        if not model:
-            raise ModelFileError(f"{path}: llama.cpp can't load its tokenizer")
-        try:
-            yield Vocabulary(llama_cpp.llama_model_get_vocab(model))
-        finally:
-            llama_cpp.llama_model_free(model)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep llama.cpp from printing; whatever listened to its log before listens again afterwards."""
-    import llama_cpp
-
-    def drop(level: int, text: bytes, user_data: int | None) -> None:
-        pass
-
-    ignore = llama_cpp.llama_log_callback(drop)
-    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.pointer(before), ctypes.pointer(data))
-    llama_cpp.llama_log_set(ignore, ctypes.c_void_p(0))
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        raise ModelFileError(f"{path}: llama.cpp can't load its tokenizer")
     try:
-        yield
+        yield Vocabulary(llama_cpp, llama_cpp.llama_model_get_vocab(model))
     finally:
-        llama_cpp.llama_log_set(before, data)
+        llama_cpp.llama_model_free(model)

@@ -22,6 +22,7 @@ MICROSOFT: Final = "com.microsoft"
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
 HEAD_DIM_MULTIPLE: Final = 16
+_COMPUTED_ROTARY_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 32 << 20
 
 HeadAxis = Literal["inputs", "outputs"] | None
@@ -109,13 +110,33 @@ class DecoderGraph:
         )
 
     def _rotary_caches(self) -> tuple[ir.Value, ir.Value]:
+        """Return cos and sin of every position's angles, ``[context, head_dim / 2]`` float32 from float64.
+
+        Small tables are constant nodes that onnxruntime folds when it loads the graph: in a small model
+        they would be a tenth of the file. Large ones are stored: only the rows in use are then in memory.
+        """
         decoder = self._decoder
         frequencies = rotary_frequencies(decoder.head_dim, decoder.rope_theta, decoder.rope_scaling)
         frequencies = np.pad(frequencies, (0, padded_head_dim(decoder) // 2 - len(frequencies)))
         angles = np.arange(decoder.context_length, dtype=np.float64)[:, None] * frequencies
+        if angles.size * 4 > _COMPUTED_ROTARY_BYTES:
+            return (
+                self._store("rotary.cos", [np.cos(angles).astype(np.float32)], angles.shape),
+                self._store("rotary.sin", [np.sin(angles).astype(np.float32)], angles.shape),
+            )
+        bounds = [
+            self._constant(f"rotary.{name}", np.array(at))
+            for name, at in (("from", 0), ("to", len(angles)), ("step", 1))
+        ]
+        steps = self._node("Range", bounds, "rotary.positions")
+        column = self._node("Unsqueeze", (steps, self._constant("rotary.axis", np.array([1]))), "rotary.column")
+        positions = self._node("Cast", (column,), "rotary.double", attributes={"to": int(ir.DataType.DOUBLE)})
+        angle = self._node("Mul", (positions, self._constant("rotary.frequencies", frequencies)), "rotary.angles")
+        to_float = {"to": int(ir.DataType.FLOAT)}
+        cos, sin = (self._node(op, (angle,), f"rotary.{op}") for op in ("Cos", "Sin"))
         return (
-            self._store("rotary.cos", [np.cos(angles).astype(np.float32)], angles.shape),
-            self._store("rotary.sin", [np.sin(angles).astype(np.float32)], angles.shape),
+            self._node("Cast", (cos,), "rotary.cos", attributes=to_float),
+            self._node("Cast", (sin,), "rotary.sin", attributes=to_float),
         )
 
     def _attention(
@@ -258,11 +279,13 @@ class DecoderGraph:
         )
         return self._initializer(name, tensor)
 
-    def _constant(self, name: str, array: NDArray[np.int64]) -> ir.Value:
+    def _constant(self, name: str, array: NDArray[np.int64] | NDArray[np.float64]) -> ir.Value:
         return self._initializer(name, ir.tensor(array, name=name))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+        )
         self._initializers.append(value)
         return value
 

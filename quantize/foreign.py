@@ -6,17 +6,27 @@ Such a file is not trusted: its header is checked against its size before any li
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from edgestill.artifact import DESCRIPTION_FILE, Artifact, Format
 from edgestill.errors import MissingDependencyError, ModelFileError
-from edgestill.runtime.gguf_header import read_gguf_header
+from edgestill.runtime.gguf_header import GgufHeader, read_gguf_header
 from edgestill.storage import sha256_file, sha256_json
 
 _ONNX_ENTRY: Final = "model.onnx"
 _ONNX_FLOATS: Final = {1: "fp32", 10: "f16", 16: "bf16"}
+_FILE_TYPES: Final = {
+    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s", 12: "q3_k_m",
+    13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k", 25: "iq4_nl", 30: "iq4_xs",
+    32: "bf16", 36: "tq1_0", 37: "tq2_0",
+}  # fmt: skip
+TENSOR_TYPES: Final = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K",
+    13: "Q5_K", 14: "Q6_K", 20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0",
+}  # fmt: skip
+"""ggml's tensor types: number -> name; general.file_type above."""
+
 _INTEGER_OPERATORS: Final = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "DynamicQuantizeMatMul"})
 
 
@@ -32,46 +42,19 @@ def open_artifact(path: Path) -> Artifact:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".gguf":
-        return _measured(folder, "gguf", read_gguf(path).precision, [path])
+        return _measured(folder, "gguf", gguf_precision(read_gguf_header(path)), [path])
     if path.suffix == ".onnx":
         return _from_onnx(path)
     raise ModelFileError(f"{path}: not a .gguf or .onnx file, nor a folder that holds one")
 
 
-@dataclass(frozen=True)
-class GgufTensors:
-    """What a GGUF file holds: ``precision`` by its file type; matrices and vectors by name as (type, row length)."""
-
-    precision: str
-    tensors: dict[str, tuple[str, int]]
-    matrices: frozenset[str]
-
-
-def read_gguf(path: Path) -> GgufTensors:
-    """Read the tensor table and file type of a GGUF file from anywhere.
-
-    Raises ModelFileError when it is truncated, damaged or not GGUF.
-    """
-    read_gguf_header(path)
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingDependencyError("reading GGUF needs the package gguf: pip install 'edgestill[gguf]'") from error
-    try:
-        reader = gguf.GGUFReader(path)
-        tensors = {tensor.name: (tensor.tensor_type.name, int(tensor.shape[0])) for tensor in reader.tensors}
-        matrices = frozenset(tensor.name for tensor in reader.tensors if len(tensor.shape) > 1)
-        field = reader.fields.get(gguf.Keys.General.FILE_TYPE)
-        precision = None if field is None else gguf.LlamaFileType(int(field.contents())).name
-    except OSError as error:
-        raise ModelFileError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
-        raise ModelFileError(f"{path}: damaged GGUF file ({error}); copy or export it again") from error
-    if precision is None:
-        types = Counter(tensors[name][0] for name in matrices) or Counter(["F32"])
-        precision = types.most_common(1)[0][0]
-    precision = precision.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
-    return GgufTensors(precision, tensors, matrices)
+def gguf_precision(header: GgufHeader) -> str:
+    """Return a GGUF file's precision by its file type, or by its most frequent matrix type where it has none."""
+    if header.file_type in _FILE_TYPES:
+        return _FILE_TYPES[header.file_type]
+    types = Counter(tensor.type for tensor in header.table if len(tensor.shape) > 1)
+    common = types.most_common(1)[0][0] if types else 0
+    return TENSOR_TYPES.get(common, f"type{common}").lower()
 
 
 def _from_folder(folder: Path) -> Artifact:
@@ -91,7 +74,7 @@ def _from_onnx(path: Path) -> Artifact:
 def _onnx_precision(path: Path) -> str:
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError("reading ONNX needs the package onnx: pip install 'edgestill[onnx]'") from error
     try:

@@ -15,7 +15,8 @@ from typing import Final
 from edgestill.artifact import Artifact
 from edgestill.errors import DiskFullError, MissingDependencyError, ModelFileError, StageError, UnsupportedError
 from edgestill.progress import SILENT, Progress
-from edgestill.quantize.foreign import GgufTensors, read_gguf
+from edgestill.quantize.foreign import TENSOR_TYPES
+from edgestill.runtime.gguf_header import GgufHeader, read_gguf_header
 from edgestill.storage import whole_folder
 
 ENTRY: Final = "model.gguf"
@@ -38,7 +39,7 @@ def quantize_gguf(source: Artifact, precision: str, out_dir: Path, *, progress: 
     """
     if precision not in _FILE_TYPES:
         raise UnsupportedError(f"gguf precision {precision!r} is not one of {', '.join(_FILE_TYPES)}")
-    quantised = sorted({kind for kind, _ in read_gguf(source.model_path).tensors.values()} - _FLOATS)
+    quantised = sorted({_type_name(kind) for kind in read_gguf_header(source.model_path).tensor_types} - _FLOATS)
     if quantised:
         raise UnsupportedError(
             f"{source.model_path}: already quantised (it has {', '.join(quantised)} tensors); "
@@ -51,7 +52,7 @@ def quantize_gguf(source: Artifact, precision: str, out_dir: Path, *, progress: 
         target = folder / ENTRY
         _run(source.model_path, target, precision, progress)
         try:
-            written = read_gguf(target)
+            written = read_gguf_header(target)
         except ModelFileError as error:
             raise _failure(target, f"wrote a damaged file ({error})") from error
         notes = fallback_notes(precision, written)
@@ -61,27 +62,28 @@ def quantize_gguf(source: Artifact, precision: str, out_dir: Path, *, progress: 
     return Artifact.open(final)
 
 
-def fallback_notes(precision: str, written: GgufTensors) -> tuple[str, ...]:
+def fallback_notes(precision: str, written: GgufHeader) -> tuple[str, ...]:
     """Return a line for each way in which a file differs from what its precision's name promises."""
     promised, block = _PROMISED[precision], _BLOCK[precision]
     notes = []
-    others = {name: written.tensors[name] for name in sorted(written.matrices)}
-    others = {name: (kind, row) for name, (kind, row) in others.items() if kind not in promised}
-    short = {name: kind for name, (kind, row) in others.items() if row % block}
+    matrices = [tensor for tensor in written.table if len(tensor.shape) > 1]
+    others = [tensor for tensor in matrices if _type_name(tensor.type) not in promised]
+    short = [tensor for tensor in others if tensor.shape[0] % block]
     if short:
-        rows = ", ".join(str(row) for row in sorted({others[name][1] for name in short}))
+        rows = ", ".join(str(row) for row in sorted({tensor.shape[0] for tensor in short}))
+        counts = sorted(Counter(_type_name(tensor.type) for tensor in short).items())
         notes.append(
-            f"{len(short)} of {len(written.matrices)} matrices in {_counted(short)}, not {' or '.join(promised)}: "
-            f"their rows ({rows} values) aren't a multiple of {block}"
+            f"{len(short)} of {len(matrices)} matrices in {', '.join(f'{kind} ({count})' for kind, count in counts)}, "
+            f"not {' or '.join(promised)}: their rows ({rows} values) aren't a multiple of {block}"
         )
-    for name, (kind, _row) in others.items():
-        if name not in short:
-            notes.append(f"{name} in {kind}: llama.cpp keeps it so for {precision}")
+    for tensor in others:
+        if tensor not in short:
+            notes.append(f"{tensor.name} in {_type_name(tensor.type)}: llama.cpp keeps it so for {precision}")
     return tuple(notes)
 
 
-def _counted(tensors: dict[str, str]) -> str:
-    return ", ".join(f"{kind} ({count})" for kind, count in sorted(Counter(tensors.values()).items()))
+def _type_name(kind: int) -> str:
+    return TENSOR_TYPES.get(kind, f"type {kind}")
 
 
 def _run(source: Path, target: Path, precision: str, progress: Progress) -> None:

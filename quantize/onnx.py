@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgestill.artifact import DESCRIPTION_FILE, Artifact
 from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.progress import SILENT, Progress
+from edgestill.runtime.divergence import kl_divergence
 from edgestill.storage import whole_folder
 from edgestill.tensor_file import TensorFile
 
@@ -71,7 +72,7 @@ def quantize_onnx(source: Artifact, precision: str, out_dir: Path, *, progress: 
 
 def _load(source: Artifact) -> ir.Model:
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     path = source.folder / source.entry
     try:
@@ -136,17 +137,10 @@ def _mean_kl(reference: Sequence[NDArray[np.float32]], path: Path, texts: Sequen
     try:
         total = 0.0
         for ids, expected in zip(texts, reference, strict=True):
-            p, q = _log_softmax(expected), _log_softmax(engine.logits(ids))
-            total += float((np.exp(p) * (p - q)).sum())
+            total += float(kl_divergence(expected, engine.logits(ids)).sum())
         return total / sum(len(ids) for ids in texts)
     finally:
         engine.close()
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    log_softmax: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return log_softmax
 
 
 def _open(path: Path) -> Engine:

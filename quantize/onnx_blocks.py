@@ -27,8 +27,8 @@ def quantize_rows(rows: NDArray[np.float32], bits: int, block: int) -> Blocks:
     """Quantise ``[rows, inputs]`` to ``bits`` (4 or 8); the last block of a row is padded with zeros.
 
     8 bits: round to nearest over ±127. 4 bits: the range is -8..7, so the scale is first set by the
-    value of largest magnitude, which becomes -8; then scales around it are tried and the one with the
-    least squared error kept, each followed by the least-squares scale for its rounded values.
+    value of largest magnitude, which becomes -8; then scales around it are tried, and the least-squares
+    scale for the best rounding is kept.
     """
     blocks = _cut(rows, block)
     if bits == 8:
@@ -45,7 +45,7 @@ def dequantize_rows(quantized: Blocks, bits: int, inputs: int) -> NDArray[np.flo
         values = packed.astype(np.float32)
     else:
         values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1).astype(np.float32)
-    rows = (values - np.float32(1 << (bits - 1))) * scales[..., None]
+    rows: NDArray[np.float32] = (values - np.float32(1 << (bits - 1))) * scales[..., None]
     return rows.reshape(len(rows), -1)[:, :inputs]
 
 
@@ -59,34 +59,31 @@ def _round(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) 
     """Return the signed values, -2^(bits-1) .. 2^(bits-1) - 1, as float32."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     half = 1 << (bits - 1)
-    return np.clip(np.rint(blocks * inverse[..., None]), -half, half - 1)
+    values: NDArray[np.float32] = np.clip(np.rint(blocks * inverse[..., None]), -half, half - 1)
+    return values
 
 
 def _search_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Return the scales of least squared error among those tried.
+
+    For rounded values r of a block b the best scale is (r.b) / (r.r), and it leaves an error of
+    b.b - (r.b)^2 / (r.r): the largest second term wins.
+    """
     half = 1 << (bits - 1)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)[..., 0]
-    best = largest / np.float32(-half)
-    best_error = _error(blocks, best, bits)
+    best: NDArray[np.float32] = np.zeros_like(largest)
+    best_gain = np.zeros_like(largest)
     for step in range(-_SEARCH_STEPS, _SEARCH_STEPS + 1):
-        scales = largest / np.float32(-half + _STEP * step)
-        rounded = _round(blocks, scales, bits)
-        norms = (rounded * rounded).sum(axis=-1)
-        fitted = np.divide((rounded * blocks).sum(axis=-1), norms, out=np.zeros_like(norms), where=norms != 0)
-        error = _error(blocks, fitted, bits)
-        better = error < best_error
-        best, best_error = np.where(better, fitted, best), np.where(better, error, best_error)
+        rounded = _round(blocks, largest / np.float32(-half + _STEP * step), bits)
+        norms = np.einsum("rbi,rbi->rb", rounded, rounded)
+        products = np.einsum("rbi,rbi->rb", rounded, blocks)
+        scales = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
+        gain = scales * products
+        better = gain > best_gain
+        best, best_gain = np.where(better, scales, best), np.where(better, gain, best_gain)
     return best
 
 
-def _error(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    difference = _round(blocks, scales, bits) * scales[..., None] - blocks
-    error: NDArray[np.float32] = (difference * difference).sum(axis=-1)
-    return error
-
-
 def _pack(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    unsigned = (values + np.float32(1 << (bits - 1))).astype(np.uint8)
-    if bits == 8:
-        return unsigned
-    packed: NDArray[np.uint8] = unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
-    return packed
+    unsigned: NDArray[np.uint8] = (values + np.float32(1 << (bits - 1))).astype(np.uint8)
+    return unsigned if bits == 8 else unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)

@@ -21,7 +21,8 @@ MICROSOFT: Final = "com.microsoft"
 INT8_ACTIVATIONS: Final = 4
 FLOAT_ACTIVATIONS: Final = 0
 _EMBEDDING_BITS: Final = 8
-_PIECE_WEIGHTS: Final = 4 << 20
+# Small enough that the arithmetic stays in the CPU's cache.
+_PIECE_WEIGHTS: Final = 1 << 17
 
 
 class _Matrix(NamedTuple):
@@ -111,10 +112,13 @@ class BlockQuantizer:
 
     def _matrix(self, node: ir.Node, index: int, bits: int) -> _Matrix:
         weight = node.inputs[index]
-        if weight is None or weight.name is None or weight.const_value is None:
+        if weight is None or weight.name is None:
             raise ModelFileError(f"node {node.name!r} has no stored weight; give an onnx-fp32 artifact")
         if weight.name not in self._matrices:
-            array = weight.const_value.numpy()
+            if weight.const_value is None:
+                raise ModelFileError(f"weight {weight.name!r} is not stored; give an onnx-fp32 artifact")
+            array = _read(weight.const_value)
+            weight.const_value = None  # the file mapped for it goes with it
             rows = array.T if node.op_type == "MatMul" else array
             self._matrices[weight.name] = self._quantize(weight.name, rows, bits)
         return self._matrices[weight.name]
@@ -147,7 +151,7 @@ class BlockQuantizer:
                 del initializers[name]
             elif isinstance(value.const_value, ir.ExternalTensor) and name not in written:
                 old = value.const_value
-                value.const_value = self._tensor(name, [old.numpy()], old.dtype, old.shape.numpy())
+                value.const_value = self._tensor(name, [_read(old)], old.dtype, old.shape.numpy())
 
     def _shape(self, name: str, extents: tuple[int, ...]) -> ir.Value:
         return self._initializer(name, ir.tensor(np.array(extents, np.int64), name=name))
@@ -184,6 +188,15 @@ def set_accuracy_level(model: ir.Model, bits: int, level: int) -> None:
     for node in model.graph:
         if node.op_type == "MatMulNBits" and node.attributes["bits"].as_int() == bits:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+
+
+def _read(tensor: ir.TensorProtocol) -> NDArray[np.float32]:
+    """Return a tensor's values, memory-mapped where they lie in the data file."""
+    try:
+        return tensor.numpy()
+    except (OSError, ValueError) as error:
+        where = tensor.path if isinstance(tensor, ir.ExternalTensor) else "the graph"
+        raise ModelFileError(f"{where}: tensor {tensor.name!r} can't be read ({error}); export it again") from error
 
 
 def _is_weight_node(node: ir.Node) -> bool:

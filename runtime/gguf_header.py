@@ -23,7 +23,7 @@ _U64: Final = struct.Struct("<Q")
 _U32: Final = struct.Struct("<I")
 
 TENSOR_BLOCKS: Final = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66),
     17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136),
     24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54),
@@ -33,16 +33,28 @@ TENSOR_BLOCKS: Final = {
 
 
 @dataclass(frozen=True)
+class GgufTensor:
+    """One line of the tensor table: ``type`` is ggml's number, ``shape`` has the row length first."""
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GgufHeader:
     """What the checks of a GGUF file found.
 
-    ``tensor_types`` are ggml's numbers; ``tensor_bytes`` is the size of the tensor data.
+    ``tensor_types`` are ggml's numbers; ``tensor_bytes`` is the size of the tensor data; ``file_type`` is
+    ``general.file_type`` (None: not in the file); ``table`` lists the tensors in file order.
     """
 
     version: int
     tensors: int
     tensor_types: frozenset[int]
     tensor_bytes: int
+    file_type: int | None = None
+    table: tuple[GgufTensor, ...] = ()
 
     @property
     def all_float32(self) -> bool:
@@ -63,7 +75,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 return _read(path, data)
     except OSError as error:
         raise ModelFileError(f"{path}: can't be read ({error.strerror})") from error
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise ModelFileError(f"{path}: the file ends inside its header; copy or export it again") from error
 
 
@@ -76,6 +88,7 @@ def _read(path: Path, data: mmap.mmap) -> GgufHeader:
         raise ModelFileError(f"{path}: {tensors} tensors and {entries} metadata entries: the header is damaged")
     at = 24
     alignment = 32
+    file_type = None
     for _ in range(entries):
         key_bytes = _U64.unpack_from(data, at)[0]
         key = data[at + 8 : at + 8 + key_bytes]
@@ -84,13 +97,18 @@ def _read(path: Path, data: mmap.mmap) -> GgufHeader:
         at += 4
         if key == b"general.alignment" and kind == 4:
             (alignment,) = _U32.unpack_from(data, at)
+        if key == b"general.file_type" and kind == 4:
+            (file_type,) = _U32.unpack_from(data, at)
         at = _after_value(path, data, at, kind)
     if alignment == 0 or alignment & (alignment - 1):
         raise ModelFileError(f"{path}: alignment {alignment} is not a power of two: the header is damaged")
     end = 0
     types = set()
+    table = []
     for _ in range(tensors):
-        at += 8 + _U64.unpack_from(data, at)[0]
+        name_bytes = _U64.unpack_from(data, at)[0]
+        name = data[at + 8 : at + 8 + name_bytes].decode("utf-8", "replace")
+        at += 8 + name_bytes
         (dimensions,) = _U32.unpack_from(data, at)
         if dimensions > 4:
             raise ModelFileError(f"{path}: a tensor has {dimensions} dimensions: the header is damaged")
@@ -99,6 +117,7 @@ def _read(path: Path, data: mmap.mmap) -> GgufHeader:
         kind, offset = struct.unpack_from("<IQ", data, at)
         at += 12
         types.add(kind)
+        table.append(GgufTensor(name, kind, shape))
         weights, block = TENSOR_BLOCKS.get(kind, (256, 1))  # an unknown type: llama.cpp decides
         end = max(end, offset + math.prod(shape) // weights * block)
     start = -(-at // alignment) * alignment
@@ -106,7 +125,7 @@ def _read(path: Path, data: mmap.mmap) -> GgufHeader:
         raise ModelFileError(
             f"{path}: truncated: {len(data)} bytes, and its tensors need {start + end}; copy or export it again"
         )
-    return GgufHeader(version, tensors, frozenset(types), end)
+    return GgufHeader(version, tensors, frozenset(types), end, file_type, tuple(table))
 
 
 def _after_value(path: Path, data: mmap.mmap, at: int, kind: int) -> int:

@@ -91,9 +91,9 @@ def _in_bundle(text: str, bundle: Path, name: str) -> ModelSource:
     names = bundle_artifacts(bundle)
     if not _ARTIFACT_NAME.fullmatch(name) or name not in names:
         raise InputError(f"{text}: no artifact {name!r} in the bundle; it holds {', '.join(names) or 'none'}")
-    tokenizer = _tokenizer_folder(bundle / "tokenizer")
     folder = bundle / "artifacts" / name
-    return _artifact(text, folder, tokenizer or _tokenizer_folder(folder))
+    # An ONNX artifact's own folder also holds generation_config.json, with every EOS id.
+    return _artifact(text, folder, _tokenizer_folder(folder) or _tokenizer_folder(bundle / "tokenizer"))
 
 
 def _artifact(text: str, folder: Path, tokenizer_folder: Path | None) -> ModelSource:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import functools
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
@@ -52,8 +52,9 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class BytePieces(Protocol):
-    """A tokenizer whose text is the bytes of its tokens, one after another."""
+    """A tokenizer whose text is the bytes of its tokens, one after another, where ``joins_bytes`` is True."""
 
+    joins_bytes: bool
     strips_first_space: bool
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -69,7 +70,7 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._bytes = tokenizer if isinstance(tokenizer, BytePieces) else None
+        self._bytes = tokenizer if isinstance(tokenizer, BytePieces) and tokenizer.joins_bytes else None
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = self._bytes is not None and self._bytes.strips_first_space
         # Without pieces of bytes: the window that is decoded again, and how much of it was returned.
@@ -106,11 +107,16 @@ class StreamDecoder:
 
 
 class FastTokenizer:
-    """A tokenizer.json and the files beside it, as Hugging Face's tokenizers read them."""
+    """A tokenizer.json and the files beside it, as transformers reads them.
+
+    What is added around a text is the post-processor's in tokenizer.json; like transformers 5, no
+    ``add_bos_token`` beside it is asked.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Read a model folder's tokenizer. Raises CheckpointError when a file is missing or damaged."""
         import tokenizers
+        import tokenizers.decoders
 
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -130,11 +136,12 @@ class FastTokenizer:
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         self.bos_id = self._id(self.bos_token)
         self.chat_template = _chat_template(folder, config)
+        self.joins_bytes = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
+        self.strips_first_space = False
+        self._pieces: dict[int, bytes] = {}
         added = self._tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
         self.eos_ids = _eos_ids(folder) | ({end} if (end := self._id(self.eos_token)) is not None else set())
-        if "add_bos_token" in config or "add_eos_token" in config or self._tokenizer.post_processor is None:
-            self._surround(bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
@@ -143,19 +150,32 @@ class FastTokenizer:
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
+    def token_bytes(self, token_id: int) -> bytes:
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            token = None if token_id in self.special_ids else self._tokenizer.id_to_token(token_id)
+            piece = self._pieces[token_id] = b"" if token is None else _byte_level(token)
+        return piece
+
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self._tokenizer.token_to_id(token)
 
-    def _surround(self, bos: bool, eos: bool) -> None:
-        """Set the post-processor that ``add_bos_token`` and ``add_eos_token`` ask for."""
-        import tokenizers.processors
 
-        ids = {token: number for token in (self.bos_token, self.eos_token) if (number := self._id(token)) is not None}
-        before = [self.bos_token] if bos and self.bos_token in ids else []
-        after = [self.eos_token] if eos and self.eos_token in ids else []
-        self._tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-            single=[*before, "$A", *after], special_tokens=[(token, ids[token]) for token in {*before, *after}]
-        )
+@functools.cache
+def _byte_of() -> dict[str, int]:
+    """Return GPT-2's alphabet of byte-level BPE: printable Latin-1 stands for itself, the rest from U+0100 on."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in own]
+    return {chr(byte): byte for byte in own} | {chr(0x100 + rank): byte for rank, byte in enumerate(others)}
+
+
+def _byte_level(token: str) -> bytes:
+    """Return the bytes that a token of byte-level BPE stands for; an added token is its own text."""
+    alphabet = _byte_of()
+    try:
+        return bytes([alphabet[letter] for letter in token])
+    except KeyError:
+        return token.encode()
 
 
 def _optional_json(path: Path) -> dict[str, object]:
@@ -216,6 +236,7 @@ class GgufTokenizer:
         template = llama.llama_model_chat_template(engine.model_pointer, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
         self._pieces: dict[int, bytes] = {}
+        self.joins_bytes = True
         spm = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
         self.strips_first_space = spm and self._metadata("tokenizer.ggml.add_space_prefix") != "false"
         is_end = llama.llama_vocab_is_eog
@@ -224,7 +245,7 @@ class GgufTokenizer:
         more = frozenset(int(number) for number in listed if number.strip().isdecimal())
         self.eos_ids = own | more | (_eos_ids(folder) if folder is not None else frozenset())
 
-    @cached_property
+    @functools.cached_property
     def special_ids(self) -> frozenset[int]:
         control = self._llama.llama_vocab_is_control
         return frozenset(number for number in range(self.vocab_size) if control(self._vocab, number))

@@ -14,8 +14,9 @@ from edgestill.quickstart.home import Answer, combination
 
 Split = Literal["train", "validation", "test", "fresh"]
 
-# Chosen so that nearly every action has both held-out and kept phrasings and combinations.
-_SALT: Final = 35918
+# Chosen so that each action has both held-out and kept phrasings and combinations, and each word is kept.
+_PHRASING_SALT: Final = 789
+_COMBINATION_SALT: Final = 1163
 HELD_OUT_COMBINATIONS: Final = 0.15
 HELD_OUT_PHRASINGS: Final = 0.2
 # Which share of the prompts may go to which split; test needs none, its phrasings are its own.
@@ -34,12 +35,12 @@ def phrasings_for(split: Split, cores: Sequence[str]) -> tuple[str, ...]:
 
 def is_held_out_phrasing(core: str) -> bool:
     """Tell whether a core belongs to the test split."""
-    return stable_share(f"{_SALT} phrasing {core}") < HELD_OUT_PHRASINGS
+    return stable_share(f"phrasing {_PHRASING_SALT} {core}") < HELD_OUT_PHRASINGS
 
 
 def is_held_out_combination(answer: Answer) -> bool:
     """Tell whether an answer's combination belongs to the test split."""
-    return stable_share(f"{_SALT} combination {combination(answer)}") < HELD_OUT_COMBINATIONS
+    return stable_share(f"combination {_COMBINATION_SALT} {combination(answer)}") < HELD_OUT_COMBINATIONS
 
 
 def may_hold(split: Split, answer: Answer, prompt: str) -> bool:

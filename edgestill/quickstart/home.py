@@ -150,16 +150,16 @@ def values_of(action: str, device: str | None) -> tuple[SlotValue, ...]:
     """Return the values that an action takes on a device."""
     match ACTIONS[action].unit:
         case "percent":
-            return tuple(range(5, 101, 5))
+            return (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90, 100)
         case "degrees":
-            ranges = {"oven": range(120, 241, 20), "fridge": range(2, 9)}
-            return tuple(ranges.get(device or "", range(15, 29)))
+            ranges = {"oven": range(120, 241, 20), "fridge": range(2, 7)}
+            return tuple(ranges.get(device or "", range(16, 27)))
         case "level":
             return tuple(range(1, 6))
         case "channel":
-            return tuple(range(1, 31))
+            return tuple(range(1, 13))
         case "minutes":
-            return (*range(1, 16), *range(20, 61, 5))
+            return (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 45, 60)
         case "cups":
             return tuple(range(2, 9))
         case "color":

@@ -133,7 +133,7 @@ UNMISTAKABLE: Final[dict[str, tuple[str, ...]]] = {
 # Politeness around a request; one that begins with its room or time takes only the second list.
 FRAMES: Final = (
     *("{}", "{}", "{}", "please {}", "{} please", "can you {}", "can you {}?", "could you {}?", "could you please {}?"),
-    *("would you {}?", "hey, {}", "i want you to {}", "i'd like you to {}", "{} for me", "{}, thanks", "go and {}"),
+    *("would you {}?", "hey, {}", "i want you to {}", "{} for me", "{}, thanks", "go and {}"),
 )
 FRAMES_AROUND_FRONTED: Final = ("{}", "{}", "{}", "{} please", "hey, {}", "{} for me", "{}, thanks")
 FRONTED: Final = ("{time}", "in the {room}")

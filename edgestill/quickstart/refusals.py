@@ -24,11 +24,11 @@ MISSING_DEVICES: Final = (
 )
 MISSING_ROOMS: Final = ("attic", "sauna", "library", "wine cellar", "greenhouse", "balcony", "gym", "pool house")
 _TOO_FAR: Final[dict[str, tuple[int, ...]]] = {
-    "set_brightness": (110, 120, 150, 200, 250, 300, 400, 500),
-    "set_position": (110, 120, 150, 200, 250, 300, 400, 500),
-    "set_volume": (110, 120, 150, 200, 250, 300, 400, 500),
-    "set_temperature": (300, 350, 400, 450, 500, 600, 700, 800, 900),
-    "set_speed": (10, 12, 15, 20, 25, 30, 40, 50),
+    "set_brightness": (110, 120, 150, 200, 300),
+    "set_position": (110, 120, 150, 200, 300),
+    "set_volume": (110, 120, 150, 200, 300),
+    "set_temperature": (300, 400, 500, 600, 700),
+    "set_speed": (10, 12, 15, 20, 30),
 }
 _ROOM_SAID: Final = 0.5
 _TIME_SAID: Final = 0.2
@@ -42,14 +42,14 @@ def draw_refusal(rng: random.Random, split: Split) -> Request | None:
 def _not_possible(rng: random.Random, split: Split) -> Request | None:
     wanted = pick(rng, tuple(action for action in UNMISTAKABLE if action not in _ALWAYS_POSSIBLE))
     device = pick(rng, tuple(device for device in DEVICES if device not in ACTIONS[wanted].devices))
-    answer = {"action": "refuse", "reason": "not_possible", "wanted": wanted, "device": device}
+    answer: dict[str, SlotValue] = {"action": "refuse", "reason": "not_possible", "wanted": wanted, "device": device}
     return _refused(rng, split, answer, _asked(rng, wanted, device), unmistakable=True)
 
 
 def _no_such_device(rng: random.Random, split: Split) -> Request | None:
     wanted = pick(rng, tuple(UNMISTAKABLE))
     thing = pick(rng, MISSING_DEVICES)
-    answer = {"action": "refuse", "reason": "no_such_device", "wanted": wanted, "name": thing}
+    answer: dict[str, SlotValue] = {"action": "refuse", "reason": "no_such_device", "wanted": wanted, "name": thing}
     return _refused(rng, split, answer, _asked(rng, wanted, None), unmistakable=True, device=thing)
 
 
@@ -60,7 +60,7 @@ def _no_such_room(rng: random.Random, split: Split) -> Request | None:
         return None
     device = pick(rng, devices)
     place = pick(rng, MISSING_ROOMS)
-    answer = {"action": "refuse", "reason": "no_such_room", "device": device, "name": place}
+    answer: dict[str, SlotValue] = {"action": "refuse", "reason": "no_such_room", "device": device, "name": place}
     asked = {**_asked(rng, action.name, device), "room": place}
     return _refused(rng, split, answer, asked, room=place)
 
@@ -69,7 +69,13 @@ def _out_of_range(rng: random.Random, split: Split) -> Request | None:
     wanted = pick(rng, tuple(_TOO_FAR))
     device = pick(rng, ACTIONS[wanted].devices)
     value = pick(rng, _TOO_FAR[wanted])
-    answer = {"action": "refuse", "reason": "out_of_range", "wanted": wanted, "device": device, "value": value}
+    answer: dict[str, SlotValue] = {
+        "action": "refuse",
+        "reason": "out_of_range",
+        "wanted": wanted,
+        "device": device,
+        "value": value,
+    }
     return _refused(rng, split, answer, {**_asked(rng, wanted, device), "value": value})
 
 

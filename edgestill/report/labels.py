@@ -83,4 +83,4 @@ def _cost(box: Box, circle: Circle, others: Sequence[Box], lines: Sequence[Box],
     outside = box.width * box.height - box.overlap(area)
     covered = sum(box.overlap(other) for other in others)
     crossed = sum(box.overlap(line) for line in lines)
-    return 50 * outside + 10 * covered + 0.6 * crossed + math.dist(box.nearest(*circle[:2]), circle[:2]) - circle[2]
+    return 50 * outside + 10 * covered + 0.3 * crossed + math.dist(box.nearest(*circle[:2]), circle[:2]) - circle[2]

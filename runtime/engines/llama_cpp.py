@@ -25,7 +25,7 @@ KvPrecision = Literal["f16", "f32"]
 
 _MAX_UBATCH: Final = 512
 _OUTPUT_FLOATS: Final = 1 << 22
-_ERROR_LEVEL: Final = 3
+_ERROR_LEVEL: Final = 4
 _CONTINUED: Final = 5
 
 _lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=500)
@@ -75,7 +75,7 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
 def open_llama_cpp(source: ModelSource, threads: int, context_length: int | None) -> LlamaCppEngine:
     """Load a GGUF file on the CPU.
 
-    Raises ModelFileError with llama.cpp's own last error when the file is damaged or unsupported.
+    Raises ModelFileError with llama.cpp's own reason when the file is damaged or unsupported.
     """
     return LlamaCppEngine(source.path, threads=threads, context_length=context_length)
 
@@ -102,7 +102,7 @@ class LlamaCppEngine:
         settings.n_gpu_layers = 0
         self.model_pointer = llama.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model_pointer:
-            raise ModelFileError(f"{path}: llama.cpp can't load it ({_last_error()})")
+            raise ModelFileError(f"{path}: llama.cpp can't load it ({_first_error()})")
         self.path = path
         self.threads = threads
         self.kv_precision: KvPrecision = kv_precision or ("f32" if header.all_float32 else "f16")
@@ -144,7 +144,7 @@ class LlamaCppEngine:
         self.context_pointer = llama.llama_init_from_model(self.model_pointer, settings)
         if not self.context_pointer:
             raise StageError(
-                f"{self.path}: llama.cpp can't make a context of {self.context_length} tokens ({_last_error()})"
+                f"{self.path}: llama.cpp can't make a context of {self.context_length} tokens ({_first_error()})"
             )
 
     @property
@@ -218,9 +218,10 @@ class LlamaCppEngine:
         self.rewind(0)
         if code == 1:
             raise ContextFullError(f"{self.path}: no room left in llama.cpp's KV cache; shorten the prompt")
-        raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_last_error()})")
+        raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_first_error()})")
 
 
-def _last_error() -> str:
+def _first_error() -> str:
+    """Return the cause: the lines after it only say that loading failed."""
     errors = [text for level, text in _lines if level == _ERROR_LEVEL]
-    return errors[-1] if errors else "it gives no reason"
+    return errors[0] if errors else "it gives no reason"

@@ -35,8 +35,13 @@ def open_onnxruntime(source: ModelSource, threads: int, context_length: int | No
 
     Raises ModelFileError when onnxruntime refuses the file, or its inputs and outputs aren't a decoder's.
     """
-    longest = _context_length(source)
-    limit = min(longest or DEFAULT_CONTEXT, context_length or DEFAULT_CONTEXT)
+    limit = context_length or DEFAULT_CONTEXT
+    if longest := _context_length(source):
+        limit = min(limit, longest)
+    elif context_length is None:
+        raise ModelFileError(
+            f"{source}: no config.json or genai_config.json beside it tells the context length; put one there"
+        )
     return OnnxRuntimeEngine(source.path, threads=threads, context_length=limit)
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgestill.dataset import Example, read_examples
+from edgestill.quickstart import write_quickstart
 from edgestill.quickstart.generator import generate, prompt_text, write_dataset
 from edgestill.quickstart.holdout import Split
 from edgestill.quickstart.home import ACTIONS, ANSWER_KEYS, COLORS, DEVICES, NAMES, ROOMS, combination, write_answer
 from edgestill.quickstart.refusals import MISSING_DEVICES, MISSING_ROOMS
 from edgestill.quickstart.spoken import TIMES, number_in_words
+from edgestill.recipe import load_recipe
+from edgestill.storage import sha256_folder
 
 TRAINING_SPLITS: tuple[Split, ...] = ("train", "validation", "fresh")
 SEED = 0
@@ -146,7 +149,6 @@ def test_what_is_said_for_a_time_means_one_time() -> None:
         "at noon": "12:00",
         "at midnight": "00:00",
         "at half past six": "18:30",
-        "at quarter to one": "12:45",
         "at seven in the morning": "07:00",
         "at 19:30": "19:30",
         "in ten minutes": "+10",
@@ -205,3 +207,11 @@ def test_the_data_set_is_four_files_and_the_fresh_prompts_have_no_answer(tmp_pat
     assert {name: len(examples) for name, examples in rows.items()} == counts
     assert all(example.completion is None for example in rows["prompts.jsonl"])
     assert all(example.completion for example in rows["train.jsonl"])
+
+
+def test_the_quickstarts_folder_is_a_recipe_with_its_data_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    first, second = write_quickstart(tmp_path / "first"), write_quickstart(tmp_path / "second")
+    recipe = load_recipe(first)
+    named = {recipe.data.train, recipe.data.validation, recipe.data.test, recipe.synthesize.prompts}
+    assert all(path is not None and path.is_file() for path in named)
+    assert sha256_folder(first.parent) == sha256_folder(second.parent)

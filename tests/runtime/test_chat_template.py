@@ -20,11 +20,14 @@ CONVERSATION = (
 
 TEMPLATES = {
     "chatml": (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+        "{% for m in messages %}"
+        "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}"
+        "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ),
     "bos and blocks": (
-        "{{ bos_token }}\n{%- for m in messages %}\n    {% if m.role == 'user' %}\n  [INST] {{ m.content | trim }} [/INST]\n"
+        "{{ bos_token }}\n{%- for m in messages %}\n    {% if m.role == 'user' %}\n"
+        "  [INST] {{ m.content | trim }} [/INST]\n"
         "    {% else %}\n{{ m.content }}{{ eos_token }}\n    {% endif %}\n{%- endfor %}\n"
     ),
     "loop controls and namespace": (
@@ -36,7 +39,7 @@ TEMPLATES = {
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
         "{% else %}{{ m.content }}{% endif %}{% endfor %}"
     ),
-    "undefined names": "{% if tools %}T{% endif %}{{ nothing }}{{ messages[0]['content'] }}{{ pad_token }}",
+    "undefined names": "{% if tools %}T{% endif %}{{ nothing }}{{ messages[0]['content'] }}{{ nobody }}",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,10 @@ def reference(models: dict[str, Path]) -> np.ndarray:
 
 
 @pytest.fixture(params=["torch", "onnxruntime", "llama.cpp"])
-def engine(request: pytest.FixtureRequest, models: dict[str, Path]) -> Engine:
+def engine(request: pytest.FixtureRequest, models: dict[str, Path]) -> Iterator[Engine]:
     opened = open_engine(locate_model(models[request.param]), threads=1)
-    request.addfinalizer(opened.close)
-    return opened
+    yield opened
+    opened.close()
 
 
 def test_every_engine_is_listed() -> None:
@@ -116,7 +117,8 @@ def test_the_asked_context_length_bounds_the_cache(models: dict[str, Path]) -> N
         opened = open_engine(locate_model(path), threads=1, context_length=64)
         assert opened.context_length == 64
         assert opened.threads == 1
-        assert opened.weights_bytes is not None and opened.weights_bytes > 400_000
+        assert opened.weights_bytes is not None
+        assert opened.weights_bytes > 400_000
         opened.close()
 
 
@@ -203,8 +205,10 @@ def test_a_graph_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "model.onnx"
     )
-    with pytest.raises(ModelFileError, match="not a decoder"):
+    with pytest.raises(ModelFileError, match="context length"):
         open_engine(locate_model(tmp_path))
+    with pytest.raises(ModelFileError, match="not a decoder"):
+        open_engine(locate_model(tmp_path), context_length=8)
 
 
 def test_a_truncated_onnx_file_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
@@ -315,7 +319,8 @@ def test_a_model_argument_finds_every_kind(models: dict[str, Path], tmp_path: Pa
     (bundle / "manifest.json").write_text(json.dumps({}))
     found = locate_model(f"{bundle}#gguf-f32")
     assert found.path == bundle / "artifacts" / "gguf-f32" / "model.gguf"
-    assert found.artifact is not None and found.artifact.precision == "f32"
+    assert found.artifact is not None
+    assert found.artifact.precision == "f32"
     assert str(found) == f"{bundle}#gguf-f32"
 
 

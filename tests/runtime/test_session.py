@@ -147,7 +147,8 @@ def test_a_seeded_sample_repeats_and_a_stream_equals_generate(open_session: Call
         assert tuple(chunk.token_id for chunk in chunks) == whole.token_ids
         assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
         assert chunks[-1].finish_reason == whole.finish_reason
-        assert session.last is not None and session.last.text == whole.text
+        assert session.last is not None
+        assert session.last.text == whole.text
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "llama.cpp"])

@@ -125,20 +125,36 @@ def test_real_tokenizers_equal_the_tokenizers_library(name: str, shared_data: Pa
         assert "".join(map(decoder.push, ids)) + decoder.finish() == reference.decode(ids)
 
 
-@pytest.mark.parametrize("bos", [True, False, None])
-@pytest.mark.parametrize("eos", [True, False])
-def test_add_bos_and_eos_are_honoured_as_in_transformers(
-    bos: bool | None, eos: bool, tiny_checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize("bos", [True, False])
+def test_what_is_added_around_a_text_is_what_transformers_adds(
+    bos: bool, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint, folder)
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"bos_token": "<|user|>", "add_eos_token": eos}
-    if bos is not None:
-        config["add_bos_token"] = bos
-    path.write_text(json.dumps(config))
+    for name, changes in (
+        ("tokenizer_config.json", {"bos_token": "<|user|>", "add_bos_token": bos, "add_eos_token": True}),
+        (
+            "tokenizer.json",
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "single": [
+                        {"SpecialToken": {"id": "<|user|>", "type_id": 0}},
+                        {"Sequence": {"id": "A", "type_id": 0}},
+                    ],
+                    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                    "special_tokens": {"<|user|>": {"id": "<|user|>", "ids": [3], "tokens": ["<|user|>"]}},
+                }
+            },
+        ),
+    ):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     reference = transformers.AutoTokenizer.from_pretrained(folder)
-    assert FastTokenizer(folder).encode("hello there") == reference.encode("hello there")
+    for special in (True, False):
+        assert FastTokenizer(folder).encode("hello", add_special=special) == reference.encode(
+            "hello", add_special_tokens=special
+        )
 
 
 def test_a_missing_or_damaged_tokenizer_is_refused_by_file(tiny_checkpoint: Path, tmp_path: Path) -> None:

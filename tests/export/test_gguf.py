@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("llama_cpp")
+
+from edgestill.artifact import Artifact, Checkpoint  # noqa: E402
+from edgestill.errors import CheckpointError, UnsupportedError  # noqa: E402
+from edgestill.export import export_checkpoint  # noqa: E402
+from edgestill.export.architectures import RopeScaling  # noqa: E402
+from edgestill.export.gguf import export_gguf, llama3_rope_factors  # noqa: E402
+from edgestill.runtime.engines.llama_cpp import LlamaCppEngine  # noqa: E402
+
+IDS = [5, 17, 300, 42, 9, 260, 261, 31, 77, 128, 301, 14]
+
+
+def _torch_logits(path: Path, ids: list[int]) -> Any:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+
+def _gguf_logits(path: Path, ids: list[int]) -> Any:
+    engine = LlamaCppEngine(path, threads=1)
+    try:
+        return engine.logits(ids)
+    finally:
+        engine.close()
+
+
+def _assert_same_logits(checkpoint: Path, out: Path, ids: list[int] = IDS) -> Artifact:
+    artifact = export_checkpoint(Checkpoint.open(checkpoint), "gguf", "f32", out)
+    expected, found = _torch_logits(checkpoint, ids), _gguf_logits(artifact.model_path, ids)
+    assert np.abs(expected - found).max() <= 1e-3
+    assert (expected.argmax(-1) == found.argmax(-1)).all()
+    return artifact
+
+
+def _edited(source: Path, target: Path, **config: object) -> Path:
+    shutil.copytree(source, target)
+    path = target / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    return target
+
+
+def _keys(artifact: Artifact) -> dict[str, Any]:
+    return {key: field.contents() for key, field in gguf.GGUFReader(artifact.model_path).fields.items()}
+
+
+def _rewrite(folder: Path, **changed: np.ndarray[Any, Any]) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **changed}, path)
+
+
+def test_a_llama_computes_torch_s_logits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    _assert_same_logits(tiny_checkpoint, tmp_path)
+
+
+def test_a_qwen2_computes_torch_s_logits(tiny_qwen2: Path, tmp_path: Path) -> None:
+    artifact = _assert_same_logits(tiny_qwen2, tmp_path)
+    names = [tensor.name for tensor in gguf.GGUFReader(artifact.model_path).tensors]
+    assert "output.weight" in names
+    assert "blk.0.attn_q.bias" in names
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "rope_theta": 500000.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+)
+def test_rotary_scaling_computes_torch_s_logits(
+    tiny_checkpoint: Path, tmp_path: Path, scaling: dict[str, object]
+) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "scaled", rope_parameters=scaling)
+    _assert_same_logits(folder, tmp_path, (IDS * 15)[:150])
+
+
+def test_llama3_rope_factors_follow_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = transformers.LlamaConfig(
+        hidden_size=512,
+        num_attention_heads=8,
+        max_position_embeddings=131072,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = 500000.0 ** -(np.arange(0, 64, 2) / 64)
+    factors = llama3_rope_factors(RopeScaling("llama3", 32.0, 1.0, 4.0, 8192), 500000.0, 64)
+    np.testing.assert_allclose(plain / factors, scaled.numpy(), rtol=1e-5)
+
+
+def test_stories260k_computes_torch_s_logits(shared_data: Path, tmp_path: Path) -> None:
+    artifact = _assert_same_logits(shared_data / "stories260K-hf", tmp_path)
+    keys = _keys(artifact)
+    assert keys["tokenizer.ggml.eos_token_id"] == 2
+    assert keys["tokenizer.ggml.eot_token_id"] == 1  # generation_config lists both
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+
+
+def test_tied_weights_are_stored_once_and_norms_stay_float32(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path)
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(artifact.model_path).tensors}
+    assert "output.weight" not in types
+    assert {kind for name, kind in types.items() if "norm" in name} == {"F32"}
+    assert {kind for name, kind in types.items() if "norm" not in name} == {"F16"}
+
+
+def test_f16_holds_the_rounded_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    artifact = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path)
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(artifact.model_path).tensors}
+    source = load_file(tiny_checkpoint / "model.safetensors")
+    np.testing.assert_array_equal(
+        tensors["blk.1.ffn_down.weight"], source["model.layers.1.mlp.down_proj.weight"].astype(np.float16)
+    )
+
+
+def test_the_same_checkpoint_gives_the_same_bytes_wherever_it_lies(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "elsewhere")
+    first = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path / "a")
+    second = export_checkpoint(Checkpoint.open(tmp_path / "elsewhere"), "gguf", "f16", tmp_path / "b")
+    assert first.sha256 == second.sha256
+    assert first.parent == second.parent
+    assert first == Artifact.open(tmp_path / "a" / "gguf-f16")
+
+
+def test_chunks_smaller_than_a_tensor_give_the_same_bytes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "a")
+    monkeypatch.setattr("edgestill.export.gguf._CHUNK_BYTES", 700)
+    chunked = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "b")
+    assert whole.sha256 == chunked.sha256
+
+
+def test_the_chat_template_travels_in_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path)
+    assert "add_generation_prompt" in _keys(artifact)["tokenizer.chat_template"]
+
+
+def test_a_value_that_f16_cannot_hold_is_refused_and_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "big")
+    _rewrite(folder, **{"model.layers.0.mlp.up_proj.weight": np.full((160, 64), 7e4, np.float32)})
+    with pytest.raises(UnsupportedError, match=r"ffn_up.*70000.*f32"):
+        export_gguf(Checkpoint.open(folder), "f16", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export_gguf(Checkpoint.open(folder), "f32", tmp_path / "out").precision == "f32"
+
+
+def test_a_weight_that_is_not_a_number_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "nan")
+    _rewrite(folder, **{"model.norm.weight": np.full(64, np.nan, np.float32)})
+    with pytest.raises(CheckpointError, match="NaN"):
+        export_gguf(Checkpoint.open(folder), "f32", tmp_path / "out")
+
+
+def test_an_unknown_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="q4_0"):
+        export_gguf(Checkpoint.open(tiny_checkpoint), "q4_0", tmp_path)

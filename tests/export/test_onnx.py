@@ -1,0 +1,179 @@
+"""The ONNX writer against torch, over the variants of a decoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+import transformers
+
+from edgestill.artifact import Artifact, Checkpoint
+from edgestill.errors import CheckpointError, UnsupportedError
+from edgestill.export.architectures import RopeScaling
+from edgestill.export.onnx import export_onnx
+from edgestill.export.onnx_graph import rotary_frequencies
+from edgestill.runtime.engine import Engine
+from edgestill.runtime.engines import open_engine
+from edgestill.runtime.model_source import locate_model
+
+VOCAB = 96
+
+
+def random_llama(folder: Path, *, tied: bool = True, dtype: torch.dtype = torch.float32, **settings: object) -> Path:
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 72,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "max_position_embeddings": 128,
+        **settings,
+    }
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB, tie_word_embeddings=tied, initializer_range=0.15, bos_token_id=None, eos_token_id=1, **sizes
+    )
+    torch.manual_seed(1)
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def onnx_engine(artifact: Artifact) -> Engine:
+    return open_engine(locate_model(artifact.model_path), threads=1)
+
+
+def largest_difference(checkpoint: Path, out: Path, length: int = 40) -> float:
+    reference = open_engine(locate_model(checkpoint), threads=1)
+    engine = onnx_engine(export_onnx(Checkpoint.open(checkpoint), "fp32", out))
+    ids = np.random.default_rng(0).integers(0, engine.vocab_size, length)
+    return float(np.abs(reference.logits(ids) - engine.logits(ids)).max())
+
+
+def test_logits_equal_torch_for_a_tied_llama(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert largest_difference(tiny_checkpoint, tmp_path) < 1e-4
+
+
+def test_logits_equal_torch_for_qwen2_with_biases_and_its_own_head(tiny_qwen2: Path, tmp_path: Path) -> None:
+    assert largest_difference(tiny_qwen2, tmp_path) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tied": False},
+        {"head_dim": 32},
+        {"head_dim": 8},
+        {"head_dim": 24, "attention_bias": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"num_key_value_heads": 3},
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+                "rope_theta": 5000.0,
+            }
+        },
+        {"max_position_embeddings": 65536},
+        {"dtype": torch.bfloat16},
+        {"dtype": torch.float16},
+    ],
+    ids=lambda settings: ",".join(f"{key}={str(value)[:24]}" for key, value in settings.items()),
+)
+def test_logits_equal_torch_for_a_llama_with(settings: dict[str, object], tmp_path: Path) -> None:
+    folder = random_llama(tmp_path / "checkpoint", **settings)  # type: ignore[arg-type]
+    assert largest_difference(folder, tmp_path / "out", 100) < 1e-4
+
+
+def test_logits_equal_torch_for_a_real_model(shared_data: Path, tmp_path: Path) -> None:
+    assert largest_difference(shared_data / "stories260K-hf", tmp_path, 200) < 1e-3
+
+
+def test_token_by_token_equals_the_whole_prompt(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    engine = onnx_engine(export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path))
+    ids = list(range(10, 50))
+    whole = engine.logits(ids)
+    steps = np.stack([engine.append([token]).copy() for token in ids])
+    np.testing.assert_allclose(steps, whole, atol=1e-4)
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    first = export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path / "a")
+    second = export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path / "b")
+    assert first.sha256 == second.sha256
+    names = sorted(path.name for path in first.folder.iterdir())
+    assert all((first.folder / name).read_bytes() == (second.folder / name).read_bytes() for name in names)
+
+
+def test_a_tied_embedding_is_stored_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path)
+    weights = sum(path.stat().st_size for path in tiny_checkpoint.glob("*.safetensors"))
+    assert artifact.size_bytes < weights + 16_000
+
+
+def test_tokenizer_template_and_configuration_travel_with_the_graph(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
+        assert (artifact.folder / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
+    genai = json.loads((artifact.folder / "genai_config.json").read_text())
+    model = ir.load(artifact.folder / "model.onnx")
+    inputs = {value.name for value in model.graph.inputs}
+    decoder = genai["model"]["decoder"]
+    assert decoder["inputs"]["past_key_names"] % 1 in inputs
+    assert decoder["num_hidden_layers"] == 2
+    assert decoder["head_size"] == 16
+    assert genai["model"]["eos_token_id"] == 1
+    assert artifact.parent == Checkpoint.open(tiny_checkpoint).sha256()
+
+
+def test_padded_heads_are_told(tmp_path: Path) -> None:
+    folder = random_llama(tmp_path / "checkpoint", head_dim=8)
+    artifact = export_onnx(Checkpoint.open(folder), "fp32", tmp_path / "out")
+    assert "padded" in artifact.notes[0]
+    assert json.loads((artifact.folder / "genai_config.json").read_text())["model"]["decoder"]["head_size"] == 16
+
+
+def test_a_truncated_checkpoint_leaves_nothing_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    file = damaged / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        export_onnx(Checkpoint.open(damaged), "fp32", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+def test_another_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="bf16"):
+        export_onnx(Checkpoint.open(tiny_checkpoint), "bf16", tmp_path)
+
+
+def test_rotary_frequencies_equal_those_of_transformers() -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config = transformers.LlamaConfig(
+        hidden_size=2048, num_attention_heads=32, max_position_embeddings=131072, rope_parameters=parameters
+    )
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    found = rotary_frequencies(64, 500000.0, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192))
+    np.testing.assert_allclose(found, expected.double().numpy(), rtol=1e-6)
