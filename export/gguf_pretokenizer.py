@@ -21,6 +21,7 @@ from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.export.gguf_tokenizer import (
     CONTROL,
     NORMAL,
+    UNKNOWN,
     USER_DEFINED,
     GgufTokenizer,
     SourceTokenizer,
@@ -63,6 +64,7 @@ _KNOWN: Final = (
 )  # fmt: skip
 """Pre-tokenizer types with a behaviour of their own, the usual ones first."""
 
+_MARKS: Final = frozenset({CONTROL, USER_DEFINED, UNKNOWN})
 _SAMPLED_TOKENS: Final = 4096
 
 _SIGNS: Final = (
@@ -120,8 +122,10 @@ def choose_pretokenizer(
     special_texts = [f"{text}Hello {text} there{text}\n{text}{text}" for text in specials]
     strict, lenient = [*HARD_TEXTS, *_vocabulary_texts(original, tokenizer)], []
     if _spares_spaces(original):
-        lenient = [*(text for text in strict if text.startswith((" ", "\u2581"))), *special_texts]
-        strict = [text for text in strict if not text.startswith((" ", "\u2581"))]
+        marks = [text for text, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind in _MARKS]
+        lenient = [text for text in strict if text.startswith((" ", "\u2581")) or any(mark in text for mark in marks)]
+        strict = [text for text in strict if text not in lenient]
+        lenient += special_texts
     else:
         strict += special_texts
     first: tuple[GgufTokenizer, TokenizerMismatch] | None = None

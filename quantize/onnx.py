@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PRECISIONS: Final = {"int8": 8, "int4": 4}
 
 _PROBE_TEXTS: Final = 4
-_PROBE_TOKENS: Final = 64
+_PROBE_TOKENS: Final = 32
 _KL_RATIO: Final = 1.05
 _KL_SLACK: Final = 1e-4
 

@@ -86,4 +86,7 @@ def _search_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float32
 
 def _pack(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
     unsigned: NDArray[np.uint8] = (values + np.float32(1 << (bits - 1))).astype(np.uint8)
-    return unsigned if bits == 8 else unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
+    if bits == 8:
+        return unsigned
+    packed: NDArray[np.uint8] = np.bitwise_or(unsigned[..., 0::2], np.left_shift(unsigned[..., 1::2], 4))
+    return packed

@@ -15,7 +15,7 @@ from edgestill.progress import SILENT, Progress
 from edgestill.results import BenchRecord, Figure, Latency
 from edgestill.runtime.bench_process import WorkerRun, run_worker
 from edgestill.runtime.intervals import quantile_figure, quantile_ranks
-from edgestill.runtime.model_source import ModelSource, locate_model
+from edgestill.runtime.model_source import locate_model
 
 WIDE_SPREAD: Final = 0.10
 """Above this interquartile range over median, a record warns that its times are unsteady."""
@@ -73,7 +73,7 @@ def bench_model(
     Raises StageError when the worker dies (the signal and the number of finished repetitions are named)
     or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened.
     """
-    size = model_size_bytes(locate_model(model))
+    size = locate_model(model).size_bytes
     run = _measure(model, options, None, options.new_tokens, progress)
     repetitions = len(run.times)
     gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
@@ -170,17 +170,6 @@ def _measure(
 
 def _prompt_json(prompt: Prompt) -> list[object]:
     return [{"role": part.role, "content": part.content} if isinstance(part, Message) else int(part) for part in prompt]
-
-
-def model_size_bytes(source: ModelSource) -> int:
-    """Return the size of a model's own files: weights and graph, without the tokenizer beside them."""
-    if source.artifact is not None:
-        return source.artifact.size_bytes
-    if source.kind == "transformers":
-        files = sorted(source.path.glob("*.safetensors"))
-    else:
-        files = [source.path, *source.path.parent.glob(f"{source.path.name}.*")]
-    return sum(file.stat().st_size for file in files)
 
 
 def _load_figure(run: WorkerRun) -> Figure:

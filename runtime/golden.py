@@ -18,7 +18,6 @@ from edgestill.errors import BundleError, GateError
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.session import GenerationOptions, Session
 
-
 GoldenInput = str | tuple[Message, ...]
 """A raw text, or messages for the chat template."""
 

@@ -37,6 +37,17 @@ class ModelSource:
         """The folder that holds the model's files."""
         return self.path if self.kind == "transformers" else self.path.parent
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the model's own files: weights and graph, without the tokenizer beside them."""
+        if self.artifact is not None:
+            return self.artifact.size_bytes
+        if self.kind == "transformers":
+            files = sorted(self.path.glob("*.safetensors"))
+        else:
+            files = [self.path, *self.path.parent.glob(f"{self.path.name}.*")]
+        return sum(file.stat().st_size for file in files)
+
     def __str__(self) -> str:
         return self.text
 
