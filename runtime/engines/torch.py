@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.artifact import Checkpoint
 from edgestill.errors import CheckpointError
 from edgestill.runtime.engine import Logits, check_room
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
@@ -25,6 +26,7 @@ def open_torch(source: ModelSource, threads: int, context_length: int | None) ->
     ``threads`` is set for the whole process, as torch has no narrower setting. Raises CheckpointError
     when a file is damaged or a weight is missing (transformers alone would invent it).
     """
+    Checkpoint.open(source.path)  # a truncated file is named before the heavy imports
     require("torch", engine="torch", extra="distill")
     require("transformers", engine="torch", extra="distill")
     import safetensors
