@@ -28,7 +28,7 @@ class TrainSettings:
     schedule: Schedule = "cosine"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    adam_beta2: float = 0.98
+    adam_beta2: float = 0.95
     precision: Precision = "fp32"
     save_every_seconds: float = 30.0
 

@@ -73,6 +73,7 @@ def train_teacher(
         learning_rate=section.learning_rate,
         batch_size=section.batch_size,
         epochs=section.epochs,
+        warmup_fraction=section.warmup_fraction,
         precision=precision,
         save_every_seconds=save_every_seconds,
     )
@@ -89,7 +90,9 @@ def new_model(section: TrainedTeacher, examples: Sequence[Example], out_dir: Pat
     texts = (text for example in examples for text in (example.text, *(m.content for m in example.messages)) if text)
     tokenizer = out_dir.with_name(f".{out_dir.name.lstrip('.')}.tokenizer")
     with whole_folder(tokenizer) as folder:
-        train_tokenizer(texts, section.vocab_size, folder, max_length=section.architecture.context)
+        train_tokenizer(
+            texts, section.vocab_size, folder, max_length=section.architecture.context, tokens=section.tokens
+        )
         (folder / "config.json").write_text("{}\n", encoding="utf-8")
     try:
         return initialize(section.architecture, Checkpoint(tokenizer), out_dir, seed=seed)

@@ -81,14 +81,19 @@ class TransformersTeacher(Section):
 
 
 class TrainedTeacher(Section):
-    """A teacher trained first, from the gold answers of ``data.train``."""
+    """A teacher trained first, from the gold answers of ``data.train``.
+
+    ``tokens`` are strings that get a token of their own, such as the fixed parts of a JSON answer.
+    """
 
     kind: Literal["trained"]
     architecture: Architecture
     vocab_size: int = Field(default=1024, ge=300)
+    tokens: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
     epochs: float = Field(default=3.0, gt=0)
     batch_size: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=2e-3, gt=0)
+    warmup_fraction: float = Field(default=0.2, ge=0, lt=1)
     weight: float = Field(default=1.0, gt=0)
 
 

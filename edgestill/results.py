@@ -172,6 +172,14 @@ class ModelRecord(Record):
     parameters: int | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def answer_seconds(self) -> Figure | None:
+        """Seconds for one whole answer: to the task's own prompts, or else to the bench's fixed lengths."""
+        own = self.metrics.get("answer_seconds")
+        if own is not None or self.bench is None:
+            return own
+        return self.bench.answer_seconds
+
 
 class Headline(Record):
     """The shipped artifact against the teacher, as fractions.

@@ -55,6 +55,8 @@ class _Data:
 def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     """Do (or find done) every step up to the student and the baseline."""
     data = _prepare_data(steps, recipe)
+    if isinstance(recipe.student, PretrainedStudent):
+        _check_exportable(recipe.student.model)
     teacher, teacher_sha256 = _teacher(steps, recipe, data, progress)
     start, start_sha256 = _student_start(steps, recipe, teacher, teacher_sha256)
     answers, facts = _answers(steps, recipe, data, teacher, teacher_sha256, progress)
@@ -163,6 +165,17 @@ def _found_checkpoint(steps: Steps, name: str, model: str) -> tuple[Checkpoint, 
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     done = steps.run(f"{name}-found", [model, stamps], lambda: {"sha256": checkpoint.sha256()})
     return checkpoint, done.value["sha256"]
+
+
+def _check_exportable(model: str) -> None:
+    """Refuse a student that no format can be written for before hours are spent on it."""
+    from edgestill.distill import load_teacher
+    from edgestill.export.architectures import describe_checkpoint
+    from edgestill.export.weights import Weights
+
+    checkpoint = load_teacher(model)
+    with Weights(checkpoint) as weights:
+        describe_checkpoint(checkpoint, weights)
 
 
 def _student_start(steps: Steps, recipe: Recipe, teacher: Checkpoint, teacher_sha256: str) -> tuple[Checkpoint, str]:

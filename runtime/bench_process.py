@@ -15,6 +15,7 @@ from typing import IO, Any, Final
 from edgestill import errors
 from edgestill.errors import EdgestillError, StageError
 from edgestill.progress import SILENT, Progress
+from edgestill.threads import measuring_environment
 
 _WORKER: Final = "edgestill.runtime.bench_worker"
 _STDERR_TAIL: Final = 4096
@@ -50,7 +51,11 @@ def run_worker(
         tempfile.TemporaryFile() as chatter,
         progress.task(f"bench {model}", rounds, "repetitions") as under_way,
         subprocess.Popen(
-            [sys.executable, "-m", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=chatter
+            [sys.executable, "-m", _WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=chatter,
+            env=measuring_environment(),
         ) as process,
     ):
         expired = threading.Event()

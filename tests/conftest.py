@@ -30,7 +30,9 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-def make_checkpoint(folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: int) -> Path:
+def make_checkpoint(
+    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: int
+) -> Path:
     """Write a random tiny Hugging Face folder with its own byte-level BPE tokenizer and chat template."""
     import tokenizers
     import torch

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgestill.cli import console
+from edgestill.threads import wait_asleep
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,6 +28,7 @@ def distill(
     from edgestill.recipe import load_recipe
 
     folder = out or Path("runs") / load_recipe(recipe).name
+    wait_asleep()
     with console.open_progress() as progress:
         student = distill_recipe(recipe, folder, progress=progress)
     if as_json:

@@ -10,9 +10,9 @@ from edgestill.quickstart.generator import write_dataset
 from edgestill.storage import whole_folder
 
 RECIPE: Final = "recipe.yaml"
-_TRAIN: Final = 10_000
+_TRAIN: Final = 5_500
 _VALIDATION: Final = 300
-_TEST: Final = 500
+_TEST: Final = 400
 _FRESH: Final = 8_000
 _SEED: Final = 0
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Final
 
 from edgestill.dataset import Example, Message, write_examples
-from edgestill.quickstart.choice import chance
+from edgestill.quickstart.choice import chance, pick
 from edgestill.quickstart.followups import draw_follow_up
 from edgestill.quickstart.holdout import Split, is_held_out_combination, may_hold
-from edgestill.quickstart.home import write_answer
+from edgestill.quickstart.home import ACTIONS, write_answer
 from edgestill.quickstart.refusals import draw_refusal
 from edgestill.quickstart.requests import draw_request
 
 _REFUSALS: Final = 0.12
 _TWO_TURNS: Final = 0.2
-_MAX_DRAWS_PER_ROW: Final = 2000
+_TRIES: Final = 50
+_MAX_DRAWS_PER_ROW: Final = 200
 
 
 def generate(split: Split, count: int, seed: int) -> list[Example]:
@@ -57,13 +58,23 @@ def write_dataset(out_dir: Path, *, train: int, validation: int, test: int, fres
 
 
 def _draw(rng: random.Random, split: Split) -> Example | None:
-    """Return a row of the split, or None when what was drawn belongs elsewhere."""
-    refused = chance(rng, _REFUSALS)
-    first = draw_refusal(rng, split) if refused else draw_request(rng, split)
+    """Return a row of the split, or None where it has none of the kind that was drawn.
+
+    The kind is drawn first and then kept: so each action has its share of every split.
+    """
+    action = None if chance(rng, _REFUSALS) else pick(rng, tuple(ACTIONS))
+    two_turns = action is not None and chance(rng, _TWO_TURNS)
+    tries = (_try(rng, split, action, two_turns) for _ in range(_TRIES))
+    return next((example for example in tries if example is not None), None)
+
+
+def _try(rng: random.Random, split: Split, action: str | None, two_turns: bool) -> Example | None:
+    """Return a row about an action (None: to refuse), or None when what was drawn belongs to another split."""
+    first = draw_refusal(rng, split) if action is None else draw_request(rng, split, action)
     if first is None:
         return None
     turns, answer = [Message("user", first.text)], first.answer
-    if not refused and chance(rng, _TWO_TURNS):
+    if two_turns:
         follow_up = draw_follow_up(rng, split, first)
         if follow_up is None or (split != "test" and is_held_out_combination(first.answer)):
             return None

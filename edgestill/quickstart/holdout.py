@@ -16,7 +16,7 @@ Split = Literal["train", "validation", "test", "fresh"]
 
 # Chosen so that each action has both held-out and kept phrasings and combinations, and each word is kept.
 _PHRASING_SALT: Final = 789
-_COMBINATION_SALT: Final = 1163
+_COMBINATION_SALT: Final = 1632
 HELD_OUT_COMBINATIONS: Final = 0.15
 HELD_OUT_PHRASINGS: Final = 0.2
 # Which share of the prompts may go to which split; test needs none, its phrasings are its own.

@@ -49,8 +49,6 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "hall": ("hall", "hallway"),
     "office": ("office", "study"),
     "nursery": ("nursery",),
-    "dining room": ("dining room",),
-    "guest room": ("guest room",),
     "basement": ("basement",),
     "garage": ("garage",),
     "garden": ("garden",),
@@ -62,13 +60,9 @@ DEVICES: Final[dict[str, Device]] = {
         Device("light", ("lights", "light"), in_rooms=True),
         Device("lamp", ("lamp", "lamps"), in_rooms=True),
         Device("blinds", ("blinds", "shades"), in_rooms=True),
-        Device("curtains", ("curtains", "drapes"), in_rooms=True),
         Device("window", ("window", "windows"), in_rooms=True),
         Device("fan", ("fan",), in_rooms=True),
         Device("heater", ("heater", "radiator"), in_rooms=True),
-        Device("thermostat", ("thermostat",), in_rooms=True),
-        Device("humidifier", ("humidifier",), in_rooms=True),
-        Device("purifier", ("purifier", "air purifier"), in_rooms=True),
         Device("speaker", ("speaker", "speakers"), in_rooms=True),
         Device("tv", ("tv", "television"), in_rooms=True),
         Device("camera", ("camera",), in_rooms=True),
@@ -79,7 +73,6 @@ DEVICES: Final[dict[str, Device]] = {
         Device("coffee machine", ("coffee machine", "coffee maker")),
         Device("dishwasher", ("dishwasher",)),
         Device("washer", ("washer", "washing machine")),
-        Device("dryer", ("dryer",)),
         Device("sprinkler", ("sprinkler", "sprinklers")),
         Device("front door", ("front door",)),
         Device("back door", ("back door",)),
@@ -88,13 +81,10 @@ DEVICES: Final[dict[str, Device]] = {
     )
 }
 
-_SWITCHED: Final = (
-    *("light", "lamp", "fan", "heater", "humidifier", "purifier", "speaker", "tv", "camera"),
-    *("oven", "kettle", "coffee machine"),
-)
-_OPENED: Final = ("blinds", "curtains", "window", "gate", "front door", "back door")
+_SWITCHED: Final = (*("light", "lamp", "fan", "heater", "speaker", "tv", "camera", "oven", "kettle", "coffee machine"),)
+_OPENED: Final = ("blinds", "window", "gate", "front door", "back door")
 _LOCKED: Final = ("window", "gate", "front door", "back door")
-_PROGRAMMED: Final = ("dishwasher", "washer", "dryer", "sprinkler", "vacuum")
+_PROGRAMMED: Final = ("dishwasher", "washer", "sprinkler", "vacuum")
 _SOUNDING: Final = ("speaker", "tv")
 
 ACTIONS: Final[dict[str, Action]] = {
@@ -105,12 +95,11 @@ ACTIONS: Final[dict[str, Action]] = {
         Action("check", (*_SWITCHED, *_LOCKED), takes_time=False),
         Action("set_brightness", ("light", "lamp"), unit="percent"),
         Action("set_color", ("light", "lamp"), unit="color"),
-        Action("set_temperature", ("heater", "thermostat", "oven", "fridge"), unit="degrees"),
-        Action("set_humidity", ("humidifier",), unit="percent"),
-        Action("set_speed", ("fan", "purifier"), unit="level"),
+        Action("set_temperature", ("heater", "oven", "fridge"), unit="degrees"),
+        Action("set_speed", ("fan",), unit="level"),
         Action("open", _OPENED),
         Action("close", _OPENED),
-        Action("set_position", ("blinds", "curtains"), unit="percent"),
+        Action("set_position", ("blinds",), unit="percent"),
         Action("lock", _LOCKED),
         Action("unlock", _LOCKED),
         Action("set_volume", _SOUNDING, unit="percent"),
@@ -137,9 +126,12 @@ ACTIONS: Final[dict[str, Action]] = {
 
 NAMES: Final[dict[str, tuple[str, ...]]] = {
     "playlist": ("jazz", "rock", "chill", "classical", "party hits", "workout", "lullabies", "road trip"),
-    "mode": ("home", "away", "night"),
+    "mode": ("home", "away", "night", "party", "relax"),
     "scene": ("movie", "dinner", "reading", "relax", "party", "home", "away", "night"),
-    "person": ("anna", "ben", "clara", "david", "emma", "grandma", "mom", "dad"),
+    "person": (
+        *("anna", "ben", "clara", "david", "emma", "frank", "grace", "henry", "julia", "laura"),
+        *("martin", "nora", "grandma", "grandpa", "mom", "dad"),
+    ),
     "timer": ("pasta", "egg", "tea", "pizza", "laundry", "nap", "rice", "cake"),
 }
 
@@ -150,16 +142,16 @@ def values_of(action: str, device: str | None) -> tuple[SlotValue, ...]:
     """Return the values that an action takes on a device."""
     match ACTIONS[action].unit:
         case "percent":
-            return (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90, 100)
+            return (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
         case "degrees":
-            ranges = {"oven": range(120, 241, 20), "fridge": range(2, 7)}
-            return tuple(ranges.get(device or "", range(16, 27)))
+            ranges = {"oven": range(140, 221, 20), "fridge": range(2, 7)}
+            return tuple(ranges.get(device or "", range(17, 25)))
         case "level":
             return tuple(range(1, 6))
         case "channel":
-            return tuple(range(1, 13))
+            return tuple(range(1, 10))
         case "minutes":
-            return (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 45, 60)
+            return (1, 2, 3, 5, 8, 10, 15, 20, 30, 45)
         case "cups":
             return tuple(range(2, 9))
         case "color":

@@ -30,10 +30,6 @@ PATTERNS: Final[dict[str, tuple[str, ...]]] = {
         *("heat {it} to {value}", "cool {it} to {value}"),
         *("set the temperature of {it} to {value}", "change the temperature of {it} to {value}"),
     ),
-    "set_humidity": (
-        *("set {it} to {value}", "bring {it} to {value}", "change {it} to {value}"),
-        *("set the humidity of {it} to {value}", "change the humidity of {it} to {value}"),
-    ),
     "set_speed": (
         *("set {it} to speed {value}", "put {it} on speed {value}", "run {it} at speed {value}"),
         *("set {it} to level {value}", "put {it} on level {value}", "run {it} at level {value}"),
@@ -90,23 +86,14 @@ PATTERNS: Final[dict[str, tuple[str, ...]]] = {
         *("send a text to {name}", "send {name} a text"),
     ),
     "set_timer": (
-        *(
-            "set a {name} timer for {value}",
-            "start a {name} timer for {value}",
-            "set a timer of {value} for the {name}",
-        ),
-        *("start a timer of {value} for the {name}", "time the {name} for {value}", "give the {name} {value}"),
-        *("set a timer for the {name} for {value}", "start a timer for the {name} for {value}"),
-        *("for the {name}, set a timer of {value}", "for the {name}, start a timer of {value}"),
+        *("set a {name} timer for {value}", "set a timer for the {name} for {value}"),
+        *("start a {name} timer for {value}", "start a timer for the {name} for {value}"),
+        *("set a timer of {value} for the {name}", "for the {name}, set a timer of {value}"),
+        *("start a timer of {value} for the {name}", "for the {name}, start a timer of {value}"),
     ),
     "cancel_timer": (
-        *(
-            "cancel the {name} timer",
-            "stop the {name} timer",
-            "end the {name} timer",
-            "cancel the timer for the {name}",
-        ),
-        *("stop the timer for the {name}", "end the timer for the {name}", "drop the {name} timer"),
+        *("cancel the {name} timer", "stop the {name} timer", "end the {name} timer"),
+        *("cancel the timer for the {name}", "stop the timer for the {name}", "end the timer for the {name}"),
     ),
 }
 

@@ -26,16 +26,16 @@ class Request:
     answer: Answer
 
 
-def draw_request(rng: random.Random, split: Split) -> Request | None:
-    """Return a request, or None where the split has no phrasing for what was drawn."""
-    answer = draw_answer(rng)
-    core = draw_core(rng, split, str(answer["action"]), answer)
+def draw_request(rng: random.Random, split: Split, action: str) -> Request | None:
+    """Return a request for an action, or None where the split has no phrasing for what was drawn."""
+    answer = draw_answer(rng, action)
+    core = draw_core(rng, split, action, answer)
     return None if core is None else Request(say(rng, core, say_slots(rng, answer)), core, answer)
 
 
-def draw_answer(rng: random.Random) -> dict[str, SlotValue]:
-    """Return something that the home can do."""
-    action = pick(rng, tuple(ACTIONS.values()))
+def draw_answer(rng: random.Random, name: str) -> dict[str, SlotValue]:
+    """Return an action of the home with its slots filled in."""
+    action = ACTIONS[name]
     answer: dict[str, SlotValue] = {"action": action.name}
     device = pick(rng, action.devices) if action.devices else None
     if device is not None:

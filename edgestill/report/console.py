@@ -39,7 +39,7 @@ def _values(model: ModelRecord, metric: str | None) -> tuple[str, ...]:
         printable(model.name) + (role if model.name != model.role else ""),
         _shown(model.metrics.get(metric) if metric else None),
         MISSING if model.size_bytes is None else quantity(model.size_bytes, "bytes"),
-        _shown(bench.answer_seconds if bench else None),
+        _shown(model.answer_seconds),
         _shown(bench.decode_tokens_per_second if bench else None),
         _shown(bench.peak_pss_bytes if bench else None),
         _shown(model.parity.top1_agreement if model.parity else None),

@@ -136,7 +136,7 @@ def draw(document: ReportDocument, frame: Frame) -> str:
 
 def _values(model: ModelRecord, metric: str | None) -> tuple[float, Figure, float] | None:
     score = model.metrics.get(metric) if metric is not None else None
-    seconds = model.bench.answer_seconds.value if model.bench else None
+    seconds = model.answer_seconds.value if model.answer_seconds else None
     if score is None or score.value is None or seconds is None or seconds <= 0 or not model.size_bytes:
         return None
     return seconds, score, float(model.size_bytes)

@@ -108,7 +108,7 @@ def cards(document: ReportDocument) -> tuple[Card, ...]:
         return (read(teacher) if teacher else None), (read(artifact) if artifact else None)
 
     accuracy = pair(lambda model: model.metrics.get(headline.metric))
-    latency = pair(lambda model: model.bench.answer_seconds if model.bench else None)
+    latency = pair(lambda model: model.answer_seconds)
     memory = pair(lambda model: model.bench.weights_bytes if model.bench else None)
     return (
         _card(f"of {metric} kept", headline.accuracy_retention, accuracy),
@@ -223,6 +223,7 @@ def _speed_cells(model: ModelRecord) -> tuple[Cell, ...]:
         return (Cell(MISSING, title="not benchmarked"),) * 8
     threads = f"{bench.threads} thread{'' if bench.threads == 1 else 's'}"
     p90, rss = bench.inter_token_seconds.p90, bench.peak_rss_bytes
+    answer = model.answer_seconds or bench.answer_seconds
     return (
         Cell(printable(bench.engine), threads),
         _cell(bench.load_seconds),
@@ -230,7 +231,7 @@ def _speed_cells(model: ModelRecord) -> tuple[Cell, ...]:
         _cell(bench.prefill_tokens_per_second, text=bare_text(bench.prefill_tokens_per_second)),
         _cell(bench.decode_tokens_per_second, text=bare_text(bench.decode_tokens_per_second)),
         _cell(bench.inter_token_seconds.p50, detail=f"p90 {figure_text(p90)}"),
-        _cell(bench.answer_seconds, detail=interval_text(bench.answer_seconds)),
+        _cell(answer, detail=interval_text(answer)),
         _cell(bench.peak_pss_bytes, detail=f"RSS {figure_text(rss)}"),
     )
 
