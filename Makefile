@@ -9,8 +9,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= $(shell for v in 3.14 3.13 3.12 3.11 3.10; do \
-	command -v python$$v >/dev/null 2>&1 && python$$v -c 'import ensurepip, venv' 2>/dev/null \
+PYTHON ?= $(shell for v in 3 3.14 3.13 3.12 3.11 3.10; do \
+	python$$v -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 	&& { echo python$$v; exit; }; done; echo python3)
 OUT ?= quickstart-out
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)

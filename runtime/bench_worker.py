@@ -104,8 +104,8 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             if time.perf_counter() - sampled > _PSS_INTERVAL:
                 pss, sampled = read_memory().pss, time.perf_counter()
             emit({"event": "repetition", "times": times, "pss": pss})
-        emit({"event": "warm", "pss": read_memory().pss})
-        emit({"event": "finished", "peak_rss": read_memory().peak_rss, "other_cores": others.cores()})
+        cores, memory = others.cores(), read_memory()
+        emit({"event": "finished", "pss": memory.pss, "peak_rss": memory.peak_rss, "other_cores": cores})
     finally:
         session.close()
 

@@ -42,7 +42,7 @@ for number in range(request["repetitions"]):
     if number == 2 and how == "hangs":
         time.sleep(60)
     emit(event="repetition", times=times(2 if how == "unsteady" and number % 2 else 1), pss=60)
-emit(event="finished", peak_rss=99, other_cores=1.5)
+emit(event="finished", pss=70, peak_rss=99, other_cores=1.5)
 """
 
 
