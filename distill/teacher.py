@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +14,9 @@ from edgestill.distill.settings import Precision, TrainSettings
 from edgestill.errors import CheckpointError, DataError, MissingDependencyError
 from edgestill.progress import SILENT, Progress
 from edgestill.recipe import TrainedTeacher
-from edgestill.storage import remove, whole_folder
+from edgestill.storage import remove, sha256_json, whole_folder, write_json
 
+_KEY_FILE: Final = "stage.json"
 _MODEL_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt")
 
 
@@ -57,6 +60,7 @@ def train_teacher(
     until ``out_dir`` is whole. ``max_length`` (tokens) is cut to the architecture's context.
     """
     from edgestill.distill.encode import ChatTokenizer, encode_examples
+    from edgestill.distill.grow import grow_depth
     from edgestill.distill.training import train
 
     max_length = min(max_length, section.architecture.context)
@@ -77,9 +81,32 @@ def train_teacher(
         precision=precision,
         save_every_seconds=save_every_seconds,
     )
-    trained = train(beginning, data, settings, out_dir, seed=seed, label="train teacher", progress=progress)
-    remove(start)
+    if section.grow_from is None:
+        trained = train(beginning, data, settings, out_dir, seed=seed, label="train teacher", progress=progress)
+        remove(start)
+        return trained
+    shallow = out_dir.with_name(f".{out_dir.name}.shallow")
+    key = sha256_json([section.model_dump(mode="json"), data.sha256(), seed])
+    if not _is_shallow_of(shallow, key):
+        label = f"train teacher ({section.grow_from} layers)"
+        train(beginning, data, settings, shallow, seed=seed, label=label, progress=progress)
+        write_json(shallow / _KEY_FILE, key)
+    grown = out_dir.with_name(f".{out_dir.name}.grown")
+    grow_depth(Checkpoint.open(shallow), section.architecture.layers, grown)
+    further = replace(settings, epochs=section.grown_epochs, learning_rate=section.learning_rate / 3)
+    label = f"train teacher ({section.architecture.layers} layers)"
+    trained = train(Checkpoint.open(grown), data, further, out_dir, seed=seed + 1, label=label, progress=progress)
+    for left in (start, shallow, grown):
+        remove(left)
     return trained
+
+
+def _is_shallow_of(folder: Path, key: str) -> bool:
+    """Tell whether the first stage of the same training is finished."""
+    try:
+        return bool(json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key)
+    except (OSError, ValueError):
+        return False
 
 
 def new_model(section: TrainedTeacher, examples: Sequence[Example], out_dir: Path, *, seed: int) -> Checkpoint:
@@ -95,6 +122,7 @@ def new_model(section: TrainedTeacher, examples: Sequence[Example], out_dir: Pat
         )
         (folder / "config.json").write_text("{}\n", encoding="utf-8")
     try:
-        return initialize(section.architecture, Checkpoint(tokenizer), out_dir, seed=seed)
+        beginning = section.architecture.model_copy(update={"layers": section.grow_from or section.architecture.layers})
+        return initialize(beginning, Checkpoint(tokenizer), out_dir, seed=seed)
     finally:
         remove(tokenizer)

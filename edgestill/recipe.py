@@ -83,7 +83,9 @@ class TransformersTeacher(Section):
 class TrainedTeacher(Section):
     """A teacher trained first, from the gold answers of ``data.train``.
 
-    ``tokens`` are strings that get a token of their own, such as the fixed parts of a JSON answer.
+    ``tokens`` are strings that get a token of their own, such as the fixed parts of a JSON answer. With
+    ``grow_from`` the model is trained with that many layers first, for ``epochs``, then grown to all its
+    layers without changing what it computes, and trained for ``grown_epochs`` at a third of the rate.
     """
 
     kind: Literal["trained"]
@@ -94,7 +96,15 @@ class TrainedTeacher(Section):
     batch_size: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     warmup_fraction: float = Field(default=0.2, ge=0, lt=1)
+    grow_from: int | None = Field(default=None, gt=0)
+    grown_epochs: float = Field(default=0.25, gt=0)
     weight: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _grows(self) -> TrainedTeacher:
+        if self.grow_from is not None and self.grow_from >= self.architecture.layers:
+            raise ValueError(f"grow_from {self.grow_from} must be below architecture.layers {self.architecture.layers}")
+        return self
 
 
 Teacher = Annotated[TransformersTeacher | TrainedTeacher, Field(discriminator="kind")]
