@@ -13,6 +13,7 @@ import traceback
 
 import typer
 
+from edgestill.cli.interrupt import remember_interrupts
 from edgestill.errors import EdgestillError
 
 _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _status(arguments: list[str], debug: bool) -> int:
+    remember_interrupts()
     try:
         result = app(arguments, prog_name="edgestill", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from edgestill.cli.interrupt import raise_if_interrupted
 from edgestill.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class _LiveTask:
         self.id = bars.add_task(label, total=total, count="", shown="")
 
     def advance(self, amount: float = 1, **fields: str) -> None:
+        raise_if_interrupted()
         self._fields.update(fields)
         shown = "  ".join(f"{key} {value}" for key, value in self._fields.items())
         self._bars.update(self.id, advance=amount, shown=shown)
@@ -143,6 +145,7 @@ class _LiveProgress:
 
     @contextlib.contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        raise_if_interrupted()
         task = _LiveTask(self._bars, label, total, unit)
         try:
             yield task
@@ -150,6 +153,7 @@ class _LiveProgress:
             self._bars.remove_task(task.id)
 
     def note(self, text: str) -> None:
+        raise_if_interrupted()
         self._bars.console.print(text, markup=False, highlight=False)
 
 
@@ -163,6 +167,7 @@ class _PlainTask:
         self._fields: dict[str, str] = {}
 
     def advance(self, amount: float = 1, **fields: str) -> None:
+        raise_if_interrupted()
         self._done += amount
         self._fields.update(fields)
         now = time.monotonic()
@@ -188,9 +193,11 @@ class _PlainTask:
 class _PlainProgress:
     @contextlib.contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        raise_if_interrupted()
         yield _PlainTask(label, total, unit)
 
     def note(self, text: str) -> None:
+        raise_if_interrupted()
         say(text)
 
 

@@ -10,10 +10,10 @@ from edgestill.quickstart.generator import write_dataset
 from edgestill.storage import whole_folder
 
 RECIPE: Final = "recipe.yaml"
-_TRAIN: Final = 7_000
+_TRAIN: Final = 6_200
 _VALIDATION: Final = 300
 _TEST: Final = 400
-_FRESH: Final = 5_000
+_FRESH: Final = 4_000
 _SEED: Final = 0
 
 

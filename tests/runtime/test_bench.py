@@ -72,7 +72,7 @@ def test_a_record_holds_medians_intervals_and_every_sample(stub: Any) -> None:
     assert record.inter_token_seconds.p90.value == pytest.approx(0.3)
     assert record.inter_token_seconds.p50.n == len(record.raw["inter_token_seconds"]) == 18
     assert record.peak_pss_bytes.value == 70
-    assert record.peak_pss_bytes.n == 8
+    assert record.peak_pss_bytes.n == 9
     assert record.peak_rss_bytes.value == 99
     assert (record.weights_bytes.value, record.weights_bytes.basis) == (1234, "derived")
     assert record.size_bytes == 1234
