@@ -47,7 +47,9 @@ def measure_quality(
         return result.record.model_dump(mode="json")["metrics"]
 
     predictions = steps.out_dir / "predictions" / f"{name}.jsonl"
-    done = steps.run(f"eval-{name}", [recipe.task, sha256, test_sha256], work, outputs=[predictions])
+    done = steps.run(
+        f"eval-{name}", [recipe.task, sha256, test_sha256], work, outputs=[predictions], title=f"scoring {name}"
+    )
     return {key: Figure.model_validate(value) for key, value in done.value.items()}
 
 
@@ -81,7 +83,8 @@ def measure_speed(
             value["answers"] = list(answers.raw["answer_seconds"])
         return value
 
-    done = steps.run(f"bench-{name}", [recipe.bench.model_dump(mode="json"), sha256, test_sha256], work)
+    depends = [recipe.bench.model_dump(mode="json"), sha256, test_sha256]
+    done = steps.run(f"bench-{name}", depends, work, title=f"measuring {name}")
     seconds = done.value["answer_seconds"]
     return (
         BenchRecord.model_validate(done.value["bench"]),

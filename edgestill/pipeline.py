@@ -265,7 +265,7 @@ def _golden(steps: Steps, recipe: Recipe, trained: Trained, shipped: list[Artifa
 
     golden_file = steps.out_dir / "golden.jsonl"
     depends = [trained.test_sha256, recipe.bundle.golden_prompts, [artifact.sha256 for artifact in shipped]]
-    steps.run("golden", depends, work, outputs=[golden_file])
+    steps.run("golden", depends, work, outputs=[golden_file], title="generating golden answers")
     return golden_file.read_text(encoding="utf-8")
 
 

@@ -29,8 +29,10 @@ STAGES = (
     "making gguf-f16",
     "making onnx-int4",
     "making gguf-q4_0",
-    "scoring",
-    "bench",
+    "scoring teacher",
+    "scoring gguf-q4_0",
+    "measuring student",
+    "generating golden answers",
     "packing the bundle",
 )
 
@@ -201,7 +203,7 @@ def test_ctrl_c_in_each_stage_stops_with_130_and_the_next_run_continues(
     recipe, undisturbed, _ = run
     out = tmp_path / "out"
     seen = []
-    for stage in STAGES:
+    for number in range(len(STAGES)):
         process = subprocess.Popen(
             [*COMMAND, "run", str(recipe), "--out", str(out)],
             stdout=subprocess.DEVNULL,
@@ -209,20 +211,22 @@ def test_ctrl_c_in_each_stage_stops_with_130_and_the_next_run_continues(
             text=True,
         )
         assert process.stderr is not None
+        stage = None
         for line in process.stderr:
-            if stage in line:
-                time.sleep(0.2)
+            # A quick stage may have ended before the last signal arrived: then the next one is interrupted.
+            stage = next((later for later in STAGES[number:] if later in line), None)
+            if stage is not None:
+                time.sleep(0.1)
                 process.send_signal(signal.SIGINT)
                 seen.append(stage)
                 break
         _, rest = process.communicate()
-        status = process.returncode
-        if stage in seen and not (stage == STAGES[-1] and status == 0):  # the last may end before the signal arrives
-            assert status == 130, (stage, rest)
+        if stage is not None and not (stage == STAGES[-1] and process.returncode == 0):
+            assert process.returncode == 130, (stage, rest)
             assert "Traceback" not in rest
             assert not [path for path in out.rglob("*.partial") if path.exists()]
     process = start(recipe, out)
     _, log = process.communicate()
     assert process.returncode == 0, log
     assert hash_list(out) == hash_list(undisturbed)
-    assert {"training the teacher", "distilling the student", "making gguf-q4_0"} <= set(seen)
+    assert {"training the teacher", "distilling the student", "packing the bundle"} <= set(seen)
