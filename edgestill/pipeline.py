@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from edgestill.artifact import Artifact, Checkpoint
-from edgestill.bundle import Bundle, open_bundle
 from edgestill.errors import GateError
 from edgestill.making import Made, make_artifacts, make_plain
 from edgestill.measuring import (
@@ -292,8 +291,3 @@ def count_parameters(checkpoint: Checkpoint) -> int:
             size *= extent
         total += size
     return total
-
-
-def open_run_bundle(out_dir: Path) -> Bundle:
-    """Open the bundle of a finished run."""
-    return open_bundle(out_dir / "bundle")
