@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -138,7 +139,7 @@ def pack_artifacts(
         golden=golden,
         max_new_tokens=max_new_tokens,
         headline=None,
-        report_html=f"<!doctype html><title>{task}</title><p>Packed by hand: nothing was measured.</p>\n",
+        report_html=f"<!doctype html><title>{html.escape(task)}</title><p>Packed by hand: nothing was measured.</p>\n",
         license=None,
         created=now(),
         provenance={"checkpoint_sha256": checkpoint.sha256(), "versions": tool_versions()},

@@ -1,7 +1,7 @@
 """How OpenMP's threads wait for each other: asleep while training, spinning while latency is measured.
 
 torch and llama.cpp share work out with OpenMP. By default its threads spin at every barrier, which on a
-machine that does anything else costs dearly: with two threads on two cores and one busy process beside
+machine that does anything else costs dearly: with two threads on two cores and two busy processes beside
 them, a training step took 4,400 ms spinning and 180 ms asleep (94 and 120 ms on a quiet machine).
 """
 
