@@ -13,7 +13,7 @@ import traceback
 
 import typer
 
-from edgestill.cli.interrupt import remember_interrupts
+from edgestill.cli.interrupt import forget_interrupt, remember_interrupts
 from edgestill.errors import EdgestillError
 
 _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
@@ -67,6 +67,7 @@ def _status(arguments: list[str], debug: bool) -> int:
         result = app(arguments, prog_name="edgestill", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
+        forget_interrupt()
         _say("stopped; what was finished is kept, the same command continues from there")
         return 130
     except EdgestillError as error:

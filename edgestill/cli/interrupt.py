@@ -28,3 +28,13 @@ def raise_if_interrupted() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _asked.set()
     raise KeyboardInterrupt
+
+
+def forget_interrupt() -> None:
+    """Tell CPython that the interrupt was dealt with, so that the process ends with its own exit status.
+
+    A KeyboardInterrupt that passes through ``exec`` of a string (dataclasses and namedtuple compile their
+    methods so while a library is imported) leaves a mark in the interpreter, and ``python -m`` then dies of
+    SIGINT at its end, whatever was caught. Only the next ``exec`` of a string takes the mark away.
+    """
+    exec("")  # noqa: S102 - the empty program: see above
