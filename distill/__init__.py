@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgestill.distill.answers import AnswersResult, Dropped, answer_prompts
     from edgestill.distill.encode import ChatTokenizer, Encoded, EncodedData, encode_examples
-    from edgestill.distill.new_model import initialize
+    from edgestill.distill.new_model import initialize, renew
     from edgestill.distill.settings import TrainSettings
     from edgestill.distill.signals import CachedSignal, OnlineSignal, TeacherSignal, cache_signal
     from edgestill.distill.student import make_student
@@ -46,6 +46,7 @@ __all__ = [
     "initialize",
     "load_teacher",
     "make_student",
+    "renew",
     "train",
     "train_teacher",
     "train_tokenizer",
@@ -54,7 +55,7 @@ __all__ = [
 _MODULES = {
     "answers": ("AnswersResult", "Dropped", "answer_prompts"),
     "encode": ("ChatTokenizer", "Encoded", "EncodedData", "encode_examples"),
-    "new_model": ("initialize",),
+    "new_model": ("initialize", "renew"),
     "settings": ("TrainSettings",),
     "signals": ("CachedSignal", "OnlineSignal", "TeacherSignal", "cache_signal"),
     "student": ("make_student",),

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgestill.artifact import Checkpoint
+from edgestill.recipe import Architecture
 from edgestill.storage import whole_folder
 
 if TYPE_CHECKING:
     from edgestill.distill.encode import ChatTokenizer
-    from edgestill.recipe import Architecture
 
 _EMBEDDING_SCALE = 3.0
 
@@ -30,6 +30,16 @@ def initialize(architecture: Architecture, tokenizer_source: Checkpoint, out_dir
     with whole_folder(out_dir) as folder, torch_disk_errors(f"writing {out_dir}"):
         save_model(model, tokenizer_source, folder)
     return Checkpoint.open(out_dir)
+
+
+def renew(checkpoint: Checkpoint, out_dir: Path, *, seed: int) -> Checkpoint:
+    """Write a new model of a Llama checkpoint's sizes, with its tokenizer and none of its weights."""
+    config = checkpoint.config()
+    names = {"layers": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
+    names |= {"context": "max_position_embeddings"}
+    sizes = {field: config[names.get(field, field)] for field in Architecture.model_fields}
+    architecture = Architecture.model_validate(sizes)
+    return initialize(architecture, checkpoint, out_dir, seed=seed)
 
 
 def _new_model(architecture: Architecture, tokenizer: ChatTokenizer, seed: int) -> Any:

@@ -88,18 +88,8 @@ class OnlineSignal:
 
         self._model = load_model(teacher, dtype=dtype or torch.float32).eval().requires_grad_(False)
         check_head(self._model)
-        self._identity = teacher.sha256()
-        self._vocabulary = vocabulary_sha256(teacher)
-
-    @property
-    def identity(self) -> str:
-        """The teacher's hash."""
-        return self._identity
-
-    @property
-    def vocabulary(self) -> str:
-        """The hash of the teacher's vocabulary."""
-        return self._vocabulary
+        self.identity = teacher.sha256()
+        self.vocabulary = vocabulary_sha256(teacher)
 
     def for_batch(self, batch: Batch) -> TeacherReader:
         """Run the teacher's decoder now; its head runs per chunk."""
@@ -143,18 +133,8 @@ class CachedSignal:
         self._scores = _open(folder, "scores.f16", np.float16, (count, k))
         self._ids = None if self._whole else _open(folder, "ids.i32", np.int32, (count, k))
         self._tails = None if self._whole else _open(folder, "tails.f32", np.float32, (count, len(self._temperatures)))
-        self._vocabulary = str(index["vocabulary"])
-        self._identity = sha256_json({key: value for key, value in index.items() if key != "rows"})
-
-    @property
-    def identity(self) -> str:
-        """A hash of the teacher, k and temperatures."""
-        return self._identity
-
-    @property
-    def vocabulary(self) -> str:
-        """The hash of the teacher's vocabulary."""
-        return self._vocabulary
+        self.vocabulary = str(index["vocabulary"])
+        self.identity = sha256_json({key: value for key, value in index.items() if key != "rows"})
 
     def for_batch(self, batch: Batch) -> TeacherReader:
         """Return a reader of the batch's positions; each chunk is read when it is asked for."""

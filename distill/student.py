@@ -59,13 +59,11 @@ def _pruned(section: PrunedStudent, teacher: Checkpoint, out_dir: Path) -> Check
             f"{teacher.path}: {type(model).__name__} can't be pruned; "
             "Llama- and Qwen2-style decoders can (layers with a gated MLP)"
         )
-    if section.layers > len(layers):
-        raise InputError(f"student.layers {section.layers} is more than the teacher's {len(layers)}")
+    chosen = _chosen_layers(section, len(layers))
     width = section.intermediate_size or int(config.intermediate_size)
     if width > int(config.intermediate_size):
         raise InputError(f"student.intermediate_size {width} is more than the teacher's {config.intermediate_size}")
-    chosen = kept_layers(len(layers), section.layers)
-    config.num_hidden_layers = section.layers
+    config.num_hidden_layers = len(chosen)
     config.intermediate_size = width
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[number] for number in chosen]
@@ -76,6 +74,16 @@ def _pruned(section: PrunedStudent, teacher: Checkpoint, out_dir: Path) -> Check
     with whole_folder(out_dir) as folder, torch_disk_errors(f"writing {out_dir}"):
         save_model(pruned.to(model.dtype), teacher, folder)
     return Checkpoint.open(out_dir)
+
+
+def _chosen_layers(section: PrunedStudent, layers: int) -> list[int]:
+    if isinstance(section.layers, tuple):
+        if section.layers[-1] >= layers:
+            raise InputError(f"student.layers names layer {section.layers[-1]}; the teacher's are 0 to {layers - 1}")
+        return list(section.layers)
+    if section.layers > layers:
+        raise InputError(f"student.layers {section.layers} is more than the teacher's {layers}")
+    return kept_layers(layers, section.layers)
 
 
 def _pruned_state(model: Any, chosen: list[int], width: int) -> dict[str, torch.Tensor]:

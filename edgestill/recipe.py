@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgestill.errors import RecipeError
 
@@ -118,11 +118,23 @@ class PretrainedStudent(Section):
 
 
 class PrunedStudent(Section):
-    """The teacher with fewer layers (evenly spaced ones are kept) and, if given, a narrower MLP."""
+    """The teacher with fewer layers and, if given, a narrower MLP.
+
+    ``layers`` is how many are kept, evenly spaced, or the numbers of those that are, from 0 upwards.
+    """
 
     kind: Literal["pruned"]
-    layers: int = Field(gt=0)
+    layers: int | tuple[int, ...]
     intermediate_size: int | None = Field(default=None, gt=0)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _count_or_numbers(cls, layers: object) -> object:
+        numbers = list(layers) if isinstance(layers, list | tuple) else []
+        whole = bool(numbers) and all(type(number) is int and number >= 0 for number in numbers)
+        if (type(layers) is int and layers > 0) or (whole and sorted(set(numbers)) == numbers):
+            return layers
+        raise ValueError(f"must be how many layers, or their numbers from 0 upwards, found {layers!r}")
 
 
 class ConfigStudent(Section):

@@ -64,7 +64,8 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     facts["student"] = _training_facts(steps.out_dir / "student")
     baseline: Done | None = None
     if recipe.distill.baseline and recipe.task != "text":
-        baseline = _baseline(steps, recipe, data, start, start_sha256, len(answers), progress)
+        plain, plain_sha256 = _baseline_start(steps, recipe, start, start_sha256)
+        baseline = _baseline(steps, recipe, data, plain, plain_sha256, len(answers), progress)
         facts["baseline"] = _training_facts(steps.out_dir / "baseline")
     if isinstance(recipe.teachers[0], TrainedTeacher):
         facts["teacher"] = _training_facts(teacher.path)
@@ -300,6 +301,25 @@ def _student(
     depends = [_distill_key(recipe), answers_key, start_sha256, teacher_sha256 if temperatures else None, recipe.seed]
     title = f"distilling the student from {len(answers):,} answers"
     return steps.run("student", depends, work, outputs=[folder], title=title)
+
+
+def _baseline_start(steps: Steps, recipe: Recipe, start: Checkpoint, start_sha256: str) -> tuple[Checkpoint, str]:
+    """Return what the baseline starts from: nothing that the recipe's own teacher has learnt.
+
+    A student pruned from a teacher that the recipe trained gets new weights; one that was there before
+    (pretrained, or pruned from a teacher that was given) is as good a start without distilling.
+    """
+    if not (isinstance(recipe.student, PrunedStudent) and isinstance(recipe.teachers[0], TrainedTeacher)):
+        return start, start_sha256
+
+    def work() -> Any:
+        from edgestill.distill import renew
+
+        return {"sha256": renew(start, folder, seed=recipe.seed).sha256()}
+
+    folder = steps.out_dir / "baseline-start"
+    done = steps.run("baseline-start", [start_sha256, recipe.seed], work, outputs=[folder])
+    return Checkpoint.open(folder), done.value["sha256"]
 
 
 def _baseline(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgestill.cli import console
-from edgestill.threads import wait_asleep
+from edgestill.threads import spin_briefly
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def distill(
     from edgestill.recipe import load_recipe
 
     folder = out or Path("runs") / load_recipe(recipe).name
-    wait_asleep()
+    spin_briefly()
     with console.open_progress() as progress:
         student = distill_recipe(recipe, folder, progress=progress)
     if as_json:

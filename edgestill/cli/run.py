@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgestill.cli import console
-from edgestill.threads import wait_asleep
+from edgestill.threads import spin_briefly
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def run_and_show(recipe: Path, out: Path, as_json: bool) -> None:
     from edgestill.pipeline import run_recipe
     from edgestill.report import render_console_table
 
-    wait_asleep()
+    spin_briefly()
     with console.open_progress() as progress:
         result = run_recipe(recipe, out, progress=progress)
     if as_json:

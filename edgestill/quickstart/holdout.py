@@ -1,7 +1,9 @@
 """What the test split has that no other split has: combinations and phrasings held back by their hash.
 
 The rule looks at the text alone, so it is the same for every seed and size, and a test recomputes it
-from the rows. A combination is ``home.combination(answer)``, a phrasing is a core (see ``phrasings``).
+from the rows. A combination is a whole answer, action and every slot; pairs of slots are too few to hold
+back: no other split would know a mode of the alarm that only the test has. A phrasing is a core (see
+``phrasings``).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from edgestill.quickstart.choice import stable_share
-from edgestill.quickstart.home import Answer, combination
+from edgestill.quickstart.home import Answer, write_answer
 
 Split = Literal["train", "validation", "test", "fresh"]
 
@@ -40,7 +42,7 @@ def is_held_out_phrasing(core: str) -> bool:
 
 def is_held_out_combination(answer: Answer) -> bool:
     """Tell whether an answer's combination belongs to the test split."""
-    return stable_share(f"combination {_COMBINATION_SALT} {combination(answer)}") < HELD_OUT_COMBINATIONS
+    return stable_share(f"combination {_COMBINATION_SALT} {write_answer(answer)}") < HELD_OUT_COMBINATIONS
 
 
 def may_hold(split: Split, answer: Answer, prompt: str) -> bool:

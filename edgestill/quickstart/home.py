@@ -1,8 +1,8 @@
 """The world of the quickstart: rooms, devices, actions and the slots that each action takes.
 
 An answer is one JSON object with short keys in the fixed order of ``ANSWER_KEYS``; a slot that the
-request doesn't mention is left out (no room said: no ``room``). ``combination`` says what an answer
-combines; the splits hold some combinations back.
+request doesn't mention is left out (no room said: no ``room``). An answer combines its
+action and all its slots; the splits hold some combinations back.
 """
 
 from __future__ import annotations
@@ -163,12 +163,3 @@ def values_of(action: str, device: str | None) -> tuple[SlotValue, ...]:
 def write_answer(answer: Answer) -> str:
     """Return the answer as compact JSON, keys in the order of ``ANSWER_KEYS``."""
     return json.dumps({key: answer[key] for key in ANSWER_KEYS if key in answer}, separators=(",", ":"))
-
-
-def combination(answer: Answer) -> str:
-    """Return what an answer combines, as text; the time of day is no part of it.
-
-    ``action|reason|wanted|device|name|room``; in an answer without a room, the value stands in its place.
-    """
-    keys = ("action", "reason", "wanted", "device", "name", "room" if "room" in answer else "value")
-    return "|".join(str(answer.get(key, "")) for key in keys)

@@ -12,6 +12,7 @@ from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example
 from edgestill.distill import load_teacher, make_student, train_teacher
 from edgestill.distill.models import load_model
+from edgestill.distill.new_model import renew
 from edgestill.distill.student import kept_layers, kept_neurons
 from edgestill.errors import CheckpointError, InputError
 from edgestill.recipe import Architecture, ConfigStudent, PretrainedStudent, PrunedStudent, TrainedTeacher
@@ -52,6 +53,28 @@ def test_a_pruned_student_holds_the_teachers_own_layers_and_neurons(
     assert torch.equal(small[1].mlp.down_proj.weight, mlp.down_proj.weight[:, neurons])
     assert torch.equal(small[0].self_attn.q_proj.weight, big[0].self_attn.q_proj.weight)
     assert (student.path / "tokenizer.json").read_bytes() == (teacher.path / "tokenizer.json").read_bytes()
+
+
+def test_the_layers_to_keep_can_be_named(sharp_teacher: Checkpoint, tmp_path: Path) -> None:
+    section = PrunedStudent(kind="pruned", layers=(0, 1))
+    student = make_student(section, sharp_teacher, tmp_path / "s", seed=0)
+    big, small = load_model(sharp_teacher).base_model.layers, load_model(student).base_model.layers
+    assert len(small) == 2
+    for kept, layer in zip(small, big, strict=False):
+        assert torch.equal(kept.mlp.down_proj.weight, layer.mlp.down_proj.weight)
+    with pytest.raises(InputError, match="names layer 3; the teacher's are 0 to 2"):
+        make_student(PrunedStudent(kind="pruned", layers=(0, 3)), sharp_teacher, tmp_path / "t", seed=0)
+
+
+def test_a_renewed_student_has_the_same_shapes_and_none_of_the_weights(
+    sharp_teacher: Checkpoint, tmp_path: Path
+) -> None:
+    section = PrunedStudent(kind="pruned", layers=2, intermediate_size=24)
+    pruned = make_student(section, sharp_teacher, tmp_path / "pruned", seed=0)
+    old = load_model(pruned).state_dict()
+    new = load_model(renew(pruned, tmp_path / "new", seed=0)).state_dict()
+    assert {name: value.shape for name, value in old.items()} == {name: value.shape for name, value in new.items()}
+    assert not [name for name, value in new.items() if value.ndim == 2 and torch.equal(value, old[name])]
 
 
 def test_sizes_beyond_the_teachers_are_refused(sharp_teacher: Checkpoint, tmp_path: Path) -> None:

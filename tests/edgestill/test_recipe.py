@@ -48,7 +48,10 @@ def test_a_hub_name_stays_a_hub_name(tmp_path: Path) -> None:
     [
         ("task: json", "task: json\nquantise: [onnx-int4]", "unknown key 'quantise'; did you mean 'quantize'?"),
         ("task: json", "task: jason", "task: Input should be"),
-        ("layers: 2", "layers: two", "layers"),
+        ("layers: 2", "layers: two", "student.pruned.layers: must be how many layers, or their numbers"),
+        ("layers: 2", "layers: 0", "must be how many layers"),
+        ("layers: 2", "layers: [2, 0]", "must be how many layers"),
+        ("layers: 2", "layers: []", "must be how many layers"),
         ("layers: 2", "layer: 2", "student.pruned"),
         ("version: 1", "version: 2", "version 2 is not 1"),
         ("name: demo", "name: ../demo", "name"),

@@ -12,7 +12,7 @@ from edgestill.dataset import Example, read_examples
 from edgestill.quickstart import write_quickstart
 from edgestill.quickstart.generator import generate, prompt_text, write_dataset
 from edgestill.quickstart.holdout import Split
-from edgestill.quickstart.home import ACTIONS, ANSWER_KEYS, COLORS, DEVICES, NAMES, ROOMS, combination, write_answer
+from edgestill.quickstart.home import ACTIONS, ANSWER_KEYS, COLORS, DEVICES, NAMES, ROOMS, write_answer
 from edgestill.quickstart.refusals import MISSING_DEVICES, MISSING_ROOMS
 from edgestill.quickstart.spoken import TIMES, number_in_words
 from edgestill.recipe import load_recipe
@@ -71,8 +71,8 @@ def test_no_prompt_is_in_two_splits_or_twice_in_one(splits: dict[str, list[Examp
 
 
 def test_no_combination_of_the_test_split_occurs_in_another_split(splits: dict[str, list[Example]]) -> None:
-    unseen = {combination(gold(example)) for example in splits["test"]}
-    seen = {combination(gold(example)) for split in TRAINING_SPLITS for example in splits[split]}
+    unseen = {write_answer(gold(example)) for example in splits["test"]}
+    seen = {write_answer(gold(example)) for split in TRAINING_SPLITS for example in splits[split]}
     assert len(unseen) > 150
     assert not unseen & seen
 
@@ -80,11 +80,11 @@ def test_no_combination_of_the_test_split_occurs_in_another_split(splits: dict[s
 def test_first_turns_of_the_training_splits_hold_no_combination_of_the_test_split(
     splits: dict[str, list[Example]],
 ) -> None:
-    unseen = {combination(gold(example)) for example in splits["test"]}
+    unseen = {write_answer(gold(example)) for example in splits["test"]}
     for split in TRAINING_SPLITS:
         answers = [m.content for row in splits[split] for m in row.prompt if m.role == "assistant"]
         assert answers
-        assert not unseen & {combination(json.loads(answer)) for answer in answers}
+        assert not unseen & {write_answer(json.loads(answer)) for answer in answers}
 
 
 def test_no_phrasing_of_the_test_split_occurs_in_another_split(splits: dict[str, list[Example]]) -> None:
