@@ -23,17 +23,26 @@ _FOUR_BIT: Final = ("int4", "q4_0", "q4_k_m")
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What one model scored: metrics, and each test row's own score (none for a task without answers)."""
+
+    metrics: dict[str, Figure]
+    rows: list[float]
+
+
+@dataclass(frozen=True)
 class Measured:
     """What one model scored and how fast it is; ``answers`` are raw seconds per whole answer."""
 
     metrics: dict[str, Figure]
+    rows: list[float]
     bench: BenchRecord | None
     answers: list[float]
 
 
 def measure_quality(
     steps: Steps, recipe: Recipe, name: str, model: Path, sha256: str, test: Path, test_sha256: str, progress: Progress
-) -> dict[str, Figure]:
+) -> Quality:
     """Score one model on the test split through the runtime (step ``eval-<name>``)."""
 
     def work() -> Any:
@@ -50,7 +59,19 @@ def measure_quality(
     done = steps.run(
         f"eval-{name}", [recipe.task, sha256, test_sha256], work, outputs=[predictions], title=f"scoring {name}"
     )
-    return {key: Figure.model_validate(value) for key, value in done.value.items()}
+    metrics = {key: Figure.model_validate(value) for key, value in done.value.items()}
+    return Quality(metrics, _row_scores(recipe, predictions))
+
+
+def _row_scores(recipe: Recipe, predictions: Path) -> list[float]:
+    from edgestill.runtime.evaluate import read_predictions
+    from edgestill.runtime.tasks import GenerationTask, get_task
+
+    task = get_task(recipe.task)
+    if not isinstance(task, GenerationTask):
+        return []
+    rows = read_predictions(predictions)
+    return task.score_rows([row.text for row in rows], [row.gold for row in rows])
 
 
 def measure_speed(
@@ -131,26 +152,32 @@ def make_headline(artifact: str, teacher: str, metric: str, shipped: Measured, t
         artifact=artifact,
         teacher=teacher,
         metric=metric,
-        accuracy_retention=_retention(shipped.metrics.get(metric), taught.metrics.get(metric), metric),
+        accuracy_retention=_retention(shipped, taught, metric),
         latency_reduction=_reduction(shipped.answers, taught.answers),
         memory_reduction=_memory(shipped.bench, taught.bench),
     )
 
 
-def _retention(artifact: Figure | None, teacher: Figure | None, metric: str) -> Figure:
-    """Ratio of two proportions with Katz's log interval (Katz et al., 1978), taken as independent samples."""
-    source = f"{metric} of the artifact / {metric} of the teacher, same test rows; interval as if independent"
-    if artifact is None or teacher is None or artifact.value is None or not teacher.value:
+def distilling_gain(student: Measured, baseline: Measured, metric: str) -> Figure | None:
+    """Return what the student scores above the baseline on the same test rows (None: nothing to compare)."""
+    from edgestill.runtime.intervals import paired_difference
+
+    if not student.rows or len(student.rows) != len(baseline.rows):
+        return None
+    source = f"{metric} of the student - {metric} of the baseline, same test rows; paired bootstrap"
+    return paired_difference(student.rows, baseline.rows, student.metrics[metric].unit, source)
+
+
+def _retention(artifact: Measured, teacher: Measured, metric: str) -> Figure:
+    from edgestill.runtime.intervals import paired_ratio
+
+    source = f"{metric} of the artifact / {metric} of the teacher, same test rows"
+    if artifact.rows and len(artifact.rows) == len(teacher.rows):
+        return paired_ratio(artifact.rows, teacher.rows, f"{source}; paired bootstrap")
+    ours, theirs = artifact.metrics.get(metric), teacher.metrics.get(metric)
+    if ours is None or theirs is None or ours.value is None or not theirs.value:
         return Figure.missing("fraction", source)
-    ratio = artifact.value / teacher.value
-    interval = None
-    if artifact.unit == teacher.unit == "fraction" and artifact.value > 0 and artifact.n and teacher.n:
-        spread = (1 - artifact.value) / (artifact.n * artifact.value) + (1 - teacher.value) / (
-            teacher.n * teacher.value
-        )
-        width = math.exp(1.959963984540054 * math.sqrt(spread))
-        interval = (ratio / width, ratio * width)
-    return Figure(value=ratio, unit="fraction", n=artifact.n, ci95=interval, source=source)
+    return Figure(value=ours.value / theirs.value, unit="fraction", n=ours.n, source=source)
 
 
 def _reduction(artifact: Sequence[float], teacher: Sequence[float]) -> Figure:

@@ -17,8 +17,10 @@ from edgestill.errors import GateError
 from edgestill.making import Made, make_artifacts, make_plain
 from edgestill.measuring import (
     Measured,
+    Quality,
     answer_limit,
     choose_shipped,
+    distilling_gain,
     examples_of,
     make_headline,
     measure_quality,
@@ -121,23 +123,24 @@ def _measure(
 ) -> dict[str, Measured]:
     """Evaluate every row, then bench every row (on a machine that does nothing else by then)."""
     test, test_sha256 = trained.test, trained.test_sha256
-    quality: dict[str, dict[str, Any]] = {}
+    quality: dict[str, Quality] = {}
     for row in rows:
         # The teacher computes the same on both engines (parity says so): scored once, on the first.
         if row.role == "teacher" and quality:
-            quality[row.name] = dict(next(iter(quality.values())))
+            quality[row.name] = next(iter(quality.values()))
             continue
         quality[row.name] = measure_quality(steps, recipe, row.name, row.model, row.sha256, test, test_sha256, progress)
     measured = {}
     for row in rows:
+        found = quality[row.name]
         if row.role == "baseline":  # the student's sizes: its speed is the student's
-            measured[row.name] = Measured(quality[row.name], None, [])
+            measured[row.name] = Measured(found.metrics, found.rows, None, [])
             continue
         bench, seconds, answers = measure_speed(
             steps, recipe, row.name, row.model, row.sha256, test, test_sha256, progress
         )
-        metrics = quality[row.name] if seconds is None else {**quality[row.name], "answer_seconds": seconds}
-        measured[row.name] = Measured(metrics, bench, answers)
+        metrics = found.metrics if seconds is None else {**found.metrics, "answer_seconds": seconds}
+        measured[row.name] = Measured(metrics, found.rows, bench, answers)
     return measured
 
 
@@ -163,6 +166,9 @@ def _pack(
         raise GateError("; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in refused))
     ship = choose_shipped(recipe, shipped, measured, metric)
     headline = _headline(ship, shipped, measured, metric)
+    gain = None
+    if {"student", "baseline"} <= measured.keys():
+        gain = distilling_gain(measured["student"], measured["baseline"], metric)
     parities = {one.artifact.name: one.parity for one in made}
     golden = _golden(steps, recipe, trained, shipped, progress)
     bundle_dir = steps.out_dir / "bundle"
@@ -180,6 +186,7 @@ def _pack(
             created=created,
             task=recipe.task,
             headline=headline,
+            distilling_gain=gain,
             models=tuple(records),
             refused=tuple(refused),
             environment=describe_environment(),

@@ -234,13 +234,17 @@ class BenchDocument(_Document):
 
 
 class ReportDocument(_Document):
-    """``report.json``: the whole run."""
+    """``report.json``: the whole run.
+
+    ``distilling_gain`` is the student's primary metric less that of the same student trained on gold alone.
+    """
 
     schema_: Annotated[Literal["edgestill.report/1"], Field(alias="schema")] = "edgestill.report/1"
     name: str
     created: str
     task: str
     headline: Headline | None
+    distilling_gain: Figure | None = None
     models: tuple[ModelRecord, ...]
     refused: tuple[Refused, ...]
     environment: Environment | None

@@ -76,6 +76,11 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in predictions))
 
 
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read back what :func:`write_predictions` wrote."""
+    return [Prediction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def _answer(
     session: Session, task: GenerationTask, rows: Sequence[Example], model_name: str, progress: Progress
 ) -> tuple[Prediction, ...]:

@@ -38,6 +38,30 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], unit: str, source: str) -> Figure:
+    """Return mean(ours) - mean(theirs) over the same rows, with the interval of a bootstrap that keeps rows paired."""
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    interval = bootstrap_interval(len(a), lambda rows: float(a[rows].mean() - b[rows].mean()))
+    return Figure(value=float(a.mean() - b.mean()), unit=unit, n=len(a), ci95=interval, source=source)
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float], source: str) -> Figure:
+    """Return mean(ours) / mean(theirs) over the same rows, with the interval of a bootstrap that keeps rows paired.
+
+    Without a value when the mean of ``theirs`` is 0.
+    """
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+
+    def ratio(rows: NDArray[np.int64]) -> float:
+        below = b[rows].mean()
+        return float(a[rows].mean() / below) if below else math.nan
+
+    value = ratio(np.arange(len(a)))
+    if math.isnan(value):
+        return Figure.missing("fraction", source)
+    return Figure(value=value, unit="fraction", n=len(a), ci95=bootstrap_interval(len(a), ratio), source=source)
+
+
 def quantile_ranks(n: int, quantile: float) -> tuple[int, int] | None:
     """Return the 0-based ranks of the two order statistics that enclose a quantile with at least 95% coverage.
 

@@ -12,7 +12,7 @@ from edgestill.storage import whole_folder
 RECIPE: Final = "recipe.yaml"
 _TRAIN: Final = 6_200
 _VALIDATION: Final = 300
-_TEST: Final = 400
+_TEST: Final = 600
 _FRESH: Final = 4_000
 _SEED: Final = 0
 

@@ -127,21 +127,30 @@ def distillation_gain(document: ReportDocument) -> str:
     with_teacher, alone = student.metrics.get(metric), baseline.metrics.get(metric)
     if with_teacher is None or alone is None or with_teacher.value is None or alone.value is None:
         return ""
+    gain = document.distilling_gain
+    if gain is None or gain.value is None:
+        return ""
     label = metric_label(metric)
     reached = (
         f"the distilled student reaches {figure_text(with_teacher)} {label}, "
         f"the same student trained on the gold answers alone {figure_text(alone)}"
     )
-    gain = with_teacher.value - alone.value
-    if with_teacher.unit == "fraction":
-        points = f"{abs(gain) * 100:.1f} points"
-    else:
-        points = quantity(abs(gain), with_teacher.unit)
-    direction = "Distilling raised" if gain > 0 else "Distilling lowered"
-    sentence = f"{direction} {label} by {points}: {reached}." if gain else f"Distilling changed nothing: {reached}."
-    if gain and _overlap(with_teacher, alone):
-        sentence += " Their 95% intervals overlap, so this difference may be chance."
-    return sentence
+    if not gain.value:
+        return f"Distilling changed nothing: {reached}."
+    direction = "Distilling raised" if gain.value > 0 else "Distilling lowered"
+    sentence = f"{direction} {label} by {_points(abs(gain.value), gain.unit)}: {reached}."
+    if gain.ci95 is None:
+        return sentence
+    low, high = gain.ci95 if gain.value > 0 else (-gain.ci95[1], -gain.ci95[0])
+    between = f"On the same {gain.n} test rows the difference's 95% interval is {_points(low, gain.unit, bare=True)} to"
+    chance = ": it holds 0, so this may be chance." if low <= 0 else "."
+    return f"{sentence} {between} {_points(high, gain.unit)}{chance}"
+
+
+def _points(value: float, unit: str, *, bare: bool = False) -> str:
+    if unit != "fraction":
+        return quantity(value, unit)
+    return f"{value * 100:.1f}" + ("" if bare else " points")
 
 
 def sections(document: ReportDocument) -> tuple[Section, ...]:
@@ -297,9 +306,3 @@ def _count(number: int) -> str:
         if number >= divisor:
             return f"{number / divisor:.3g} {symbol}"
     return str(number)
-
-
-def _overlap(one: Figure, other: Figure) -> bool:
-    if one.ci95 is None or other.ci95 is None:
-        return False
-    return one.ci95[0] <= other.ci95[1] and other.ci95[0] <= one.ci95[1]

@@ -55,6 +55,10 @@ class GenerationTask(Task):
     def score(self, predictions: Sequence[str], golds: Sequence[str]) -> dict[str, Figure]:
         """Return metric name -> Figure; ``predictions[i]`` answers what ``golds[i]`` is right for."""
 
+    @abstractmethod
+    def score_rows(self, predictions: Sequence[str], golds: Sequence[str]) -> list[float]:
+        """Return each answer's own score; their mean is the primary metric."""
+
 
 class LikelihoodTask(Task):
     """A task that asks how probable the model finds given texts, and generates nothing."""

@@ -39,13 +39,17 @@ class ClassificationTask(GenerationTask):
         found = [text.strip() for text in predictions]
         expected = [text.strip() for text in golds]
         n = len(expected)
-        hits = sum(a == b for a, b in zip(found, expected, strict=True))
+        hits = round(sum(self.score_rows(predictions, golds)))
         valid = set(expected)
         return {
             "accuracy": Figure.proportion(hits, n, "exact match of the label"),
             "macro_f1": _macro_f1_figure(found, expected),
             "valid_label": Figure.proportion(sum(text in valid for text in found), n, "answers that are a label"),
         }
+
+    def score_rows(self, predictions: Sequence[str], golds: Sequence[str]) -> list[float]:
+        """Return 1 for each right label, else 0."""
+        return [float(text.strip() == gold.strip()) for text, gold in zip(predictions, golds, strict=True)]
 
 
 def _macro_f1_figure(found: list[str], expected: list[str]) -> Figure:

@@ -66,7 +66,7 @@ class JsonTask(GenerationTask):
         """
         pairs = [(parse_object(text), _gold_object(gold)) for text, gold in zip(predictions, golds, strict=True)]
         n = len(pairs)
-        exact = sum(found is not None and canonical(found) == canonical(gold) for found, gold in pairs)
+        exact = sum(_exact(found, gold) for found, gold in pairs)
         valid = sum(found is not None for found, _ in pairs)
         acting = [(found, gold) for found, gold in pairs if ACTION_KEY in gold]
         actions = sum(_same_action(found, gold) for found, gold in acting)
@@ -76,6 +76,15 @@ class JsonTask(GenerationTask):
             "action_accuracy": Figure.proportion(actions, len(acting), "equal 'action'"),
             "slot_f1": _slot_f1(pairs),
         }
+
+    def score_rows(self, predictions: Sequence[str], golds: Sequence[str]) -> list[float]:
+        """Return 1 for each exact match, else 0."""
+        pairs = zip(predictions, golds, strict=True)
+        return [float(_exact(parse_object(text), _gold_object(gold))) for text, gold in pairs]
+
+
+def _exact(found: dict[str, object] | None, gold: dict[str, object]) -> bool:
+    return found is not None and canonical(found) == canonical(gold)
 
 
 def _slot_f1(pairs: Sequence[tuple[dict[str, object] | None, dict[str, object]]]) -> Figure:

@@ -124,6 +124,9 @@ def test_the_report_holds_teacher_student_baseline_and_artifacts(run: tuple[Path
     assert isinstance(models, list)
     assert {model["role"] for model in models} == {"teacher", "student", "baseline", "artifact"}
     assert all("accuracy" in model["metrics"] for model in models)
+    gain = printed["distilling_gain"]
+    assert isinstance(gain, dict)
+    assert gain["n"] == 20
     headline = printed["headline"]
     assert isinstance(headline, dict)
     assert headline["latency_reduction"]["value"] is not None

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from edgestill.report import render_console_table, render_markdown, summary, write_report
 from edgestill.report.labels import Box, place_labels
-from edgestill.results import ReportDocument
+from edgestill.results import Figure, ReportDocument
 from edgestill.schemas import schema_text
 
 
@@ -40,20 +40,28 @@ def test_a_slower_file_is_not_called_a_saving(document: ReportDocument) -> None:
     assert card.interval == "95% interval 20.0 to 30.0%"
 
 
-def test_overlapping_intervals_are_called_chance(document: ReportDocument) -> None:
-    student = next(model for model in document.models if model.role == "student")
-    baseline = student.model_copy(
-        update={
-            "name": "baseline",
-            "role": "baseline",
-            "metrics": {
-                "exact_match": student.metrics["exact_match"].model_copy(update={"value": 0.979}),
-            },
-        }
-    )
-    gain = summary.distillation_gain(document.model_copy(update={"models": (student, baseline)}))
-    assert gain.startswith("Distilling raised exact match by 0.1 points")
-    assert "may be chance" in gain
+def test_the_gain_of_distilling_is_said_with_its_interval(document: ReportDocument) -> None:
+    gain = summary.distillation_gain(document)
+    assert gain.startswith("Distilling raised exact match by 14.2 points: the distilled student reaches 98.0%")
+    assert gain.endswith("On the same 600 test rows the difference's 95% interval is 11.2 to 17.1 points.")
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "start", "end"),
+    [
+        (0.001, (-0.02, 0.022), "Distilling raised exact match by 0.1 points", "-2.0 to 2.2 points: it holds 0"),
+        (-0.05, (-0.07, -0.03), "Distilling lowered exact match by 5.0 points", "is 3.0 to 7.0 points."),
+        (-0.01, (-0.03, 0.01), "Distilling lowered exact match by 1.0 points", "-1.0 to 3.0 points: it holds 0"),
+        (0.0, (-0.01, 0.01), "Distilling changed nothing", "gold answers alone 83.8%."),
+    ],
+)
+def test_a_small_gain_is_called_chance_and_a_loss_a_loss(
+    document: ReportDocument, value: float, interval: tuple[float, float], start: str, end: str
+) -> None:
+    figure = Figure(value=value, unit="fraction", n=600, ci95=interval, source="test")
+    sentence = summary.distillation_gain(document.model_copy(update={"distilling_gain": figure}))
+    assert sentence.startswith(start)
+    assert end in sentence
 
 
 def test_without_a_baseline_nothing_is_claimed(document: ReportDocument) -> None:

@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from edgestill.dataset import Example, Message, read_examples
 from edgestill.errors import DataError, UnsupportedError
 from edgestill.results import Figure
-from edgestill.runtime.intervals import bootstrap_interval, quantile_figure, quantile_ranks
+from edgestill.runtime.intervals import (
+    bootstrap_interval,
+    paired_difference,
+    paired_ratio,
+    quantile_figure,
+    quantile_ranks,
+)
 from edgestill.runtime.tasks import GenerationTask, LikelihoodTask, get_task, task_names
 from edgestill.runtime.tasks.classification import macro_f1
 from edgestill.runtime.tasks.json_action import canonical, parse_object
@@ -160,6 +166,17 @@ def test_json_scores_count_whole_objects_actions_and_slots() -> None:
     expected = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
     assert scores["slot_f1"].value == pytest.approx(expected)
     assert scores["slot_f1"].ci95 is not None
+
+
+@pytest.mark.parametrize("name", ["json", "classification"])
+def test_the_rows_own_scores_have_the_primary_metric_as_their_mean(name: str) -> None:
+    golds = ['{"action": "on"}', '{"action": "off"}', '{"action": "on"}']
+    predictions = ['{"action": "on"}', "no idea", '{"action": "off"}']
+    task = get_task(name)
+    assert isinstance(task, GenerationTask)
+    rows = task.score_rows(predictions, golds)
+    assert rows == [1.0, 0.0, 0.0]
+    assert task.score(predictions, golds)[task.primary_metric].value == pytest.approx(sum(rows) / 3)
 
 
 def test_answers_without_slots_have_no_slot_f1() -> None:
@@ -317,3 +334,30 @@ def test_the_bootstrap_agrees_with_scipy_and_repeats_itself() -> None:
     assert ours == pytest.approx((reference.low, reference.high), rel=0.03)
     assert ours == bootstrap_interval(80, mean, resamples=4000)
     assert bootstrap_interval(1, mean) is None
+
+
+def test_paired_intervals_agree_with_scipy_and_are_narrower_than_unpaired_ones() -> None:
+    random = np.random.default_rng(5)
+    theirs = (random.random(400) < 0.8).astype(float)
+    ours = np.where(random.random(400) < 0.06, 1.0, theirs)  # right wherever the other is, and on a few more rows
+    difference = paired_difference(list(ours), list(theirs), "fraction", "test")
+    reference = scipy.stats.bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert difference.value == pytest.approx(ours.mean() - theirs.mean())
+    assert difference.ci95 == pytest.approx((reference.low, reference.high), abs=2e-3)
+    ratio = paired_ratio(list(ours), list(theirs), "test")
+    assert ratio.value == pytest.approx(ours.mean() / theirs.mean())
+    assert ratio.ci95 is not None
+    assert difference.ci95 is not None
+    assert 1.0 <= ratio.ci95[0] <= ratio.value <= ratio.ci95[1] <= 1 + 2 * difference.ci95[1]
+
+
+def test_a_ratio_to_nothing_has_no_value() -> None:
+    assert paired_ratio([1.0, 0.0], [0.0, 0.0], "test").value is None
