@@ -131,7 +131,12 @@ class Contents:
 
 
 def pack_bundle(contents: Contents, out_dir: Path) -> Bundle:
-    """Write a bundle whole or not at all, and return it opened."""
+    """Write a bundle whole or not at all, and return it opened.
+
+    Replaces a bundle that is there; raises BundleError for any other folder that isn't empty.
+    """
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / MANIFEST_FILE).is_file():
+        raise BundleError(f"{out_dir}: not empty and no bundle; give a new folder")
     with whole_folder(out_dir) as folder:
         for artifact, described in contents.artifacts:
             for name in files_below(artifact.folder):

@@ -141,7 +141,9 @@ def choose_shipped(
         found = measured[artifact.name]
         quality = found.metrics[metric].value if metric in found.metrics else None
         speed = found.metrics["answer_seconds"].value if "answer_seconds" in found.metrics else None
-        return (-(quality or 0.0), speed if speed is not None else math.inf)
+        if quality is None:
+            return (math.inf, math.inf)
+        return (-quality if _higher_is_better(recipe.task) else quality, speed if speed is not None else math.inf)
 
     return min(candidates, key=rank).name
 
@@ -175,9 +177,17 @@ def _retention(artifact: Measured, teacher: Measured, metric: str) -> Figure:
     if artifact.rows and len(artifact.rows) == len(teacher.rows):
         return paired_ratio(artifact.rows, teacher.rows, f"{source}; paired bootstrap")
     ours, theirs = artifact.metrics.get(metric), teacher.metrics.get(metric)
-    if ours is None or theirs is None or ours.value is None or not theirs.value:
+    if ours is None or theirs is None or not ours.value or not theirs.value:
         return Figure.missing("fraction", source)
-    return Figure(value=ours.value / theirs.value, unit="fraction", n=ours.n, source=source)
+    # No rows of their own: bits per byte, of which fewer are better.
+    source = f"{metric} of the teacher / {metric} of the artifact (lower is better), same test rows"
+    return Figure(value=theirs.value / ours.value, unit="fraction", n=ours.n, source=source)
+
+
+def _higher_is_better(task: str) -> bool:
+    from edgestill.runtime.tasks import get_task
+
+    return get_task(task).higher_is_better
 
 
 def _reduction(artifact: Sequence[float], teacher: Sequence[float]) -> Figure:
@@ -218,7 +228,8 @@ def refuse_unfaithful(
     for row in rows:
         figure = row.metrics.get(metric)
         if row.role == "artifact" and figure is not None and figure.value is not None:
-            kept = figure.value / teacher.value
+            better = _higher_is_better(recipe.task)
+            kept = figure.value / teacher.value if better else teacher.value / figure.value
             if kept < floor:
                 refused[row.name] = f"min_accuracy_retention: {kept:.4f} of the teacher's {metric}, {floor} is asked"
     return refused

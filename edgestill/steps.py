@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from edgestill.errors import StageError, disk_errors
+from edgestill.errors import InputError, StageError, disk_errors
 from edgestill.progress import Progress
 from edgestill.storage import files_below, sha256_file, sha256_folder, sha256_json, write_json
+
+INPUT_FOLDER: Final = "input"
+"""Where the quickstart puts its data, inside the folder of its run."""
 
 Json = Any
 """A JSON value: what a step returns, and what it depends on."""
@@ -71,6 +74,7 @@ class Steps:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's folder, so that two runs never write into it at once."""
+        self._refuse_foreign_folder()
         with disk_errors(f"writing {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / ".lock").open("w")
@@ -80,6 +84,16 @@ class Steps:
             except OSError as error:
                 raise StageError(f"{self.out_dir}: another run is working here; wait for it or give --out") from error
             yield
+
+    def _refuse_foreign_folder(self) -> None:
+        # A run replaces folders called data, teacher, student ...: never those of someone else.
+        if self._folder.is_dir() or not self.out_dir.exists():
+            return
+        foreign = sorted({path.name for path in self.out_dir.iterdir()} - {INPUT_FOLDER})
+        if foreign:
+            raise InputError(
+                f"{self.out_dir}: holds {foreign[0]!r} and is no run's folder; give --out a new or empty folder"
+            )
 
     def run(
         self, name: str, depends: Json, work: Callable[[], Json], *, outputs: Sequence[Path] = (), title: str = ""

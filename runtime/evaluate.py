@@ -78,7 +78,8 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
 def read_predictions(path: Path) -> list[Prediction]:
     """Read back what :func:`write_predictions` wrote."""
-    return [Prediction(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): an answer may hold U+2028, which ends no line of a JSONL file.
+    return [Prediction(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _answer(

@@ -72,7 +72,7 @@ def read_golden(bundle: Bundle) -> list[GoldenPrompt]:
     """Read a bundle's golden.jsonl. Raises BundleError that names the line."""
     path = bundle.folder / GOLDEN_FILE
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             prompts.append(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgestill.errors import StageError
+from edgestill.errors import InputError, StageError
 from edgestill.progress import SILENT
 from edgestill.steps import Steps
 
@@ -73,3 +73,11 @@ def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
     second = Steps(tmp_path, SILENT).locked()
     with Steps(tmp_path, SILENT).locked(), pytest.raises(StageError, match="another run"):
         second.__enter__()
+
+
+def test_a_folder_of_someone_elses_is_not_written_into(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match="holds 'data' and is no run's folder"), Steps(tmp_path, SILENT).locked():
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "mine.jsonl"]

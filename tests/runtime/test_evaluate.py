@@ -11,7 +11,7 @@ import pytest
 
 from edgestill.dataset import Example, Message
 from edgestill.errors import ContextFullError, DataError
-from edgestill.runtime.evaluate import evaluate, write_predictions
+from edgestill.runtime.evaluate import Prediction, evaluate, read_predictions, write_predictions
 from edgestill.runtime.tasks import get_task
 
 
@@ -92,3 +92,9 @@ def test_a_real_session_answers_and_scores_text(tiny_checkpoint: Path) -> None:
     assert answered.predictions[0].prompt_tokens > 0
     assert 1 < (scored.record.metrics["bits_per_byte"].value or 0) < 50
     assert scored.predictions == ()
+
+
+def test_predictions_with_unicode_line_separators_come_back(tmp_path: Path) -> None:
+    rows = [Prediction(f"row {n}", f"a\u2028b\u0085{n}", "gold\u2029", 0.5, 3, 2, "stop") for n in range(2)]
+    write_predictions(tmp_path / "p.jsonl", rows)
+    assert read_predictions(tmp_path / "p.jsonl") == rows
