@@ -1,7 +1,8 @@
 """The teacher answers prompts; what is empty, unfinished or refused by the task is left out and counted.
 
-Every finished batch goes at once into a ledger beside the output, so a killed run asks no finished
-batch again. Batches are fixed by the prompts alone: the answers are those of an undisturbed run.
+Every finished batch goes at once into a ledger beside the output, which stays there: neither a killed
+run nor another call with the same prompts asks a finished batch again. Batches are fixed by the prompts
+alone: the answers are those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ def answer_prompts(
         raise DataError(f"none of {len(prompts)} answers of {checkpoint.path} is usable: {tally.summary()}")
     with whole_file(out_file) as partial:
         write_examples(partial, kept)
-    ledger.unlink(missing_ok=True)
     seconds = time.monotonic() - started
     return AnswersResult(out_file, tuple(kept), len(prompts), tally.result(), resumed, new_tokens, seconds)
 

@@ -17,7 +17,16 @@ from edgestill.recipe import TrainedTeacher
 from edgestill.storage import remove, sha256_json, whole_folder, write_json
 
 _KEY_FILE: Final = "stage.json"
-_MODEL_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt")
+_MODEL_FILES: Final = (
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "*.model",
+    "merges.txt",
+    "LICEN[CS]E*",
+    "NOTICE*",
+    "COPYING*",
+)
 
 
 def load_teacher(model: Path | str) -> Checkpoint:
@@ -61,10 +70,16 @@ def train_teacher(
     """
     from edgestill.distill.encode import ChatTokenizer, encode_examples
     from edgestill.distill.grow import grow_depth
-    from edgestill.distill.training import train
+    from edgestill.distill.training import library_versions, train
 
     max_length = min(max_length, section.architecture.context)
-    start = out_dir.with_name(f".{out_dir.name}.start")
+    start, shallow, grown = (out_dir.with_name(f".{out_dir.name}.{part}") for part in ("start", "shallow", "grown"))
+    rows = [example.to_row() for example in examples]
+    whole = sha256_json([section.model_dump(mode="json"), rows, max_length, seed, precision, library_versions()])
+    if _is_stage(out_dir, whole):  # killed before its caller noted that it was done
+        for left in (start, shallow, grown):
+            remove(left)
+        return Checkpoint.open(out_dir)
     beginning = new_model(section, examples, start, seed=seed)
     try:
         data = encode_examples(examples, ChatTokenizer.open(beginning), max_length=max_length, progress=progress)
@@ -82,27 +97,22 @@ def train_teacher(
         save_every_seconds=save_every_seconds,
     )
     if section.grow_from is None:
-        trained = train(beginning, data, settings, out_dir, seed=seed, label="train teacher", progress=progress)
-        remove(start)
-        return trained
-    shallow = out_dir.with_name(f".{out_dir.name}.shallow")
-    key = sha256_json([section.model_dump(mode="json"), data.sha256(), seed])
-    if not _is_shallow_of(shallow, key):
+        train(beginning, data, settings, out_dir, seed=seed, label="train teacher", progress=progress)
+    else:
         label = f"train teacher ({section.grow_from} layers)"
-        train(beginning, data, settings, shallow, seed=seed, label=label, progress=progress)
-        write_json(shallow / _KEY_FILE, key)
-    grown = out_dir.with_name(f".{out_dir.name}.grown")
-    grow_depth(Checkpoint.open(shallow), section.architecture.layers, grown)
-    further = replace(settings, epochs=section.grown_epochs, learning_rate=section.learning_rate / 3)
-    label = f"train teacher ({section.architecture.layers} layers)"
-    trained = train(Checkpoint.open(grown), data, further, out_dir, seed=seed + 1, label=label, progress=progress)
+        first = train(beginning, data, settings, shallow, seed=seed, label=label, progress=progress)
+        grow_depth(first, section.architecture.layers, grown)
+        further = replace(settings, epochs=section.grown_epochs, learning_rate=section.learning_rate / 3)
+        label = f"train teacher ({section.architecture.layers} layers)"
+        train(Checkpoint.open(grown), data, further, out_dir, seed=seed + 1, label=label, progress=progress)
+    write_json(out_dir / _KEY_FILE, whole)
     for left in (start, shallow, grown):
         remove(left)
-    return trained
+    return Checkpoint.open(out_dir)
 
 
-def _is_shallow_of(folder: Path, key: str) -> bool:
-    """Tell whether the first stage of the same training is finished."""
+def _is_stage(folder: Path, key: str) -> bool:
+    """Tell whether ``folder`` is what the same training left."""
     try:
         return bool(json.loads((folder / _KEY_FILE).read_text(encoding="utf-8")) == key)
     except (OSError, ValueError):

@@ -2,7 +2,8 @@
 
 A run keeps its checkpoints in a hidden sibling of the output folder; a killed run, started again with
 the same inputs, continues there and ends in the very weights that an undisturbed run ends in (same
-machine, same number of threads). The sibling goes away when the output folder is whole.
+machine, same number of threads). The sibling goes away when the output folder is whole; a whole folder
+of the same inputs is returned as it is.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ def train(
     signal that isn't given, StageError when the loss isn't finite, DiskFullError.
     """
     import torch
-    import transformers
 
     from edgestill.distill.models import check_head, load_model, quiet_transformers, save_model, torch_disk_errors
     from edgestill.distill.trainer import DistillTrainer, LossModel
@@ -72,9 +72,12 @@ def train(
             "settings": settings.result_key(),
             "signal": signal.identity if signal is not None else None,
             "seed": seed,
-            "versions": [torch.__version__, transformers.__version__],
+            "versions": library_versions(),
         }
     )
+    if _finished(out_dir) == key:  # killed before its caller noted that it was done
+        remove(work)
+        return Checkpoint.open(out_dir)
     with torch_disk_errors(f"writing checkpoints to {work}"), quiet_transformers():
         resume, history = _open_work(work, key, _threads(student))
         model = load_model(student)
@@ -101,6 +104,7 @@ def train(
             folder / TRAINING_FILE,
             {
                 "schema": SCHEMA,
+                "key": key,
                 "steps": trainer.state.global_step,
                 "rows": len(data.rows),
                 "tokens": history.tokens,
@@ -116,12 +120,30 @@ def train(
     return Checkpoint.open(out_dir)
 
 
+def library_versions() -> list[str]:
+    """Return the versions of what trains: another one may end in other weights."""
+    import torch
+    import transformers
+
+    return [torch.__version__, transformers.__version__]
+
+
+def _finished(folder: Path) -> str | None:
+    """Return the key of the training that left ``folder`` whole, if one did."""
+    try:
+        value = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    key = value.get("key") if isinstance(value, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def _arguments(folder: Path, settings: TrainSettings, seed: int) -> Any:
     import torch
     import transformers
 
     on_gpu = torch.cuda.is_available()
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
         num_train_epochs=settings.epochs,
@@ -147,6 +169,10 @@ def _arguments(folder: Path, settings: TrainSettings, seed: int) -> Any:
         dataloader_num_workers=0,
         use_cpu=not on_gpu,
     )
+    if arguments.n_gpu > 1:
+        # DataParallel would cut the flat positions of a batch, which count over all its rows.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _threads(student: Checkpoint) -> int:

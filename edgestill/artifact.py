@@ -70,6 +70,12 @@ class Checkpoint:
         """Return the tokenizer and chat-template files that exist."""
         return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
 
+    def license_files(self) -> list[Path]:
+        """Return the licence and notice files, sorted by name."""
+        beginnings = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
+        files = (path for path in self.path.iterdir() if path.is_file() and path.name.upper().startswith(beginnings))
+        return sorted(files)
+
     def sha256(self) -> str:
         """Return one hash over config, weights and tokenizer (not over training state beside them)."""
         configs = [self.path / name for name in CONFIG_FILES if (self.path / name).is_file()]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgestill.artifact import Artifact, Checkpoint, Format
+from edgestill.errors import GateError
 from edgestill.measuring import examples_of
-from edgestill.parity_gate import check, reference_of
+from edgestill.parity_gate import built_in_gates, check, reference_of
 from edgestill.progress import Progress
 from edgestill.recipe import Recipe
 from edgestill.results import Parity
@@ -45,20 +46,30 @@ class Made:
 
 
 def make_plain(
-    steps: Steps, role: str, checkpoint: Checkpoint, sha256: str, format: Format, progress: Progress
-) -> Artifact:
-    """Export a checkpoint as it is (fp32), to be measured; not part of the bundle."""
+    steps: Steps, role: str, checkpoint: Checkpoint, sha256: str, format: Format, trained: Trained, progress: Progress
+) -> Made:
+    """Export the teacher or the baseline as it is (fp32), to be measured; not part of the bundle.
+
+    It is checked like an artifact, by parity's own limits: what is measured is the model it stands for.
+    Raises GateError when it isn't.
+    """
     folder = steps.out_dir / "compared" / role
 
     def work() -> Any:
         from edgestill.export import export_checkpoint
 
-        export_checkpoint(checkpoint, format, PLAIN[format], folder, progress=progress)
-        return None
+        written = export_checkpoint(checkpoint, format, PLAIN[format], folder, progress=progress)
+        with reference_of(checkpoint.path, examples_of(trained.held_out), progress) as reference:
+            parity = check(written, reference, built_in_gates(), progress)
+        if not parity.passed:
+            reasons = ", ".join(parity.reasons)
+            raise GateError(f"the {role}'s {format} export isn't the {role} ({reasons}); report this as a bug")
+        return parity.model_dump(mode="json")
 
     final = folder / f"{format}-{PLAIN[format]}"
-    steps.run(f"export-{role}-{format}", [sha256, format], work, outputs=[final])
-    return Artifact.open(final)
+    depends = [sha256, format, trained.held_out_sha256]
+    done = steps.run(f"export-{role}-{format}", depends, work, outputs=[final])
+    return Made(Artifact.open(final), Parity.model_validate(done.value))
 
 
 def make_artifacts(steps: Steps, recipe: Recipe, trained: Trained, progress: Progress) -> list[Made]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ANSWER_PROMPTS: Final = 20
 ANSWER_REPETITIONS: Final = 3
+_ANSWERS: Final = "task_answer_seconds"
 _FOUR_BIT: Final = ("int4", "q4_0", "q4_k_m")
 
 
@@ -91,7 +92,7 @@ def measure_speed(
             threads=bench.threads,
         )
         record = bench_model(model, options, progress=progress).model_copy(update={"model": name})
-        value: dict[str, Any] = {"bench": record.model_dump(mode="json"), "answer_seconds": None, "answers": []}
+        value: dict[str, Any] = {"bench": record.model_dump(mode="json"), "answer_seconds": None}
         if generates:
             answers = bench_answers(
                 model,
@@ -101,17 +102,14 @@ def measure_speed(
                 progress=progress,
             )
             value["answer_seconds"] = answers.answer_seconds.model_dump(mode="json")
-            value["answers"] = list(answers.raw["answer_seconds"])
+            value["bench"]["raw"][_ANSWERS] = list(answers.raw["answer_seconds"])
         return value
 
-    depends = [recipe.bench.model_dump(mode="json"), sha256, test_sha256]
+    depends = [recipe.bench.model_dump(mode="json"), recipe.task, sha256, test_sha256]
     done = steps.run(f"bench-{name}", depends, work, title=f"measuring {name}")
     seconds = done.value["answer_seconds"]
-    return (
-        BenchRecord.model_validate(done.value["bench"]),
-        None if seconds is None else Figure.model_validate(seconds),
-        list(done.value["answers"]),
-    )
+    bench = BenchRecord.model_validate(done.value["bench"])
+    return bench, None if seconds is None else Figure.model_validate(seconds), bench.raw.get(_ANSWERS, [])
 
 
 def spread_prompts(test: Path, count: int = ANSWER_PROMPTS) -> list[Sequence[Message]]:
@@ -130,9 +128,8 @@ def choose_shipped(
     recipe: Recipe, artifacts: Sequence[Artifact], measured: dict[str, Measured], metric: str
 ) -> str | None:
     """Return the artifact to ship: the recipe's, else the 4-bit one with the best metric, then the fastest."""
-    names = [artifact.name for artifact in artifacts]
     if recipe.bundle.ship is not None:
-        return recipe.bundle.ship if recipe.bundle.ship in names else None
+        return recipe.bundle.ship
     candidates = [artifact for artifact in artifacts if artifact.precision in _FOUR_BIT] or list(artifacts)
     if not candidates:
         return None
@@ -149,13 +146,13 @@ def choose_shipped(
 
 
 def make_headline(artifact: str, teacher: str, metric: str, shipped: Measured, taught: Measured) -> Headline:
-    """Compare the shipped artifact with the teacher served as fp32 by the same engine."""
+    """Compare the shipped artifact with the teacher as fp32, on the same engine if that can serve it."""
     return Headline(
         artifact=artifact,
         teacher=teacher,
         metric=metric,
         accuracy_retention=_retention(shipped, taught, metric),
-        latency_reduction=_reduction(shipped.answers, taught.answers),
+        latency_reduction=_reduction(shipped, taught),
         memory_reduction=_memory(shipped.bench, taught.bench),
     )
 
@@ -190,11 +187,14 @@ def _higher_is_better(task: str) -> bool:
     return get_task(task).higher_is_better
 
 
-def _reduction(artifact: Sequence[float], teacher: Sequence[float]) -> Figure:
+def _reduction(shipped: Measured, taught: Measured) -> Figure:
     """1 - ratio of median seconds per answer; bootstrap interval over answers (percentile, 2,000 resamples)."""
     import numpy as np
 
-    source = "1 - median seconds per answer of the artifact / of the teacher, same prompts and engine, bootstrap"
+    artifact, teacher = shipped.answers, taught.answers
+    engines = {measured.bench.engine for measured in (shipped, taught) if measured.bench is not None}
+    same = "same prompts and engine" if len(engines) == 1 else "same prompts, each on its own engine"
+    source = f"1 - median seconds per answer of the artifact / of the teacher, {same}, bootstrap"
     if not artifact or not teacher:
         return Figure.missing("fraction", source)
     random = np.random.default_rng(0)

@@ -53,10 +53,7 @@ def describe(
 
 def licenses_of(checkpoint: Checkpoint, stated: str | None) -> dict[str, str]:
     """Return the licence texts to travel with the model: those beside the checkpoint, and what the recipe states."""
-    found = {}
-    for path in sorted(checkpoint.path.iterdir()):
-        if path.is_file() and path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "COPYING")):
-            found[path.name] = path.read_text(encoding="utf-8", errors="replace")
+    found = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in checkpoint.license_files()}
     if stated is not None:
         found["STATED.txt"] = stated + "\n"
     return found

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from edgestill.artifact import Artifact, Checkpoint
-from edgestill.errors import GateError
-from edgestill.making import Made, make_artifacts, make_plain
+from edgestill.errors import GateError, UnsupportedError
+from edgestill.making import PLAIN, Made, make_artifacts, make_plain
 from edgestill.measuring import (
     Measured,
     Quality,
@@ -33,7 +33,9 @@ from edgestill.recipe import Recipe, load_recipe
 from edgestill.results import Headline, ModelRecord, Refused, ReportDocument, Role
 from edgestill.steps import Steps, tool_versions
 from edgestill.storage import whole_file, write_text
-from edgestill.training import Trained, train_models
+from edgestill.training import Trained, check_exportable, train_models
+
+_TORCH_TEACHER: Final = "teacher-torch"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class _Row:
     sha256: str
     made: Made | None
     checkpoint: Checkpoint | None
+    notes: tuple[str, ...] = ()
 
 
 def distill_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> Checkpoint:
@@ -80,9 +83,8 @@ def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunRe
             copy.write_bytes(recipe_file.read_bytes())
         trained = train_models(steps, recipe, progress)
         made = make_artifacts(steps, recipe, trained, progress)
-        if not any(artifact.accepted for artifact in made):
-            reasons = "; ".join(f"{one.artifact.name}: {', '.join(one.reasons)}" for one in made)
-            raise GateError(f"parity refused every artifact ({reasons}); loosen the recipe's gates or train longer")
+        refused = {one.artifact.name: ", ".join(one.reasons) for one in made if not one.accepted}
+        _check_left(recipe, [one.artifact.name for one in made if one.accepted], refused, "parity")
         rows = _rows(steps, recipe, trained, made, progress)
         measured = _measure(steps, recipe, trained, rows, progress)
         return _pack(steps, recipe, trained, made, rows, measured, progress)
@@ -99,19 +101,31 @@ def _checked_recipe(recipe_file: Path) -> Recipe:
 def _rows(steps: Steps, recipe: Recipe, trained: Trained, made: list[Made], progress: Progress) -> list[_Row]:
     """List what is measured. Teacher, student and baseline are served as fp32 by the artifacts' own engine.
 
-    The teacher is served once per format, so that an artifact is compared with it on the same engine.
+    The teacher is served once per format, so that an artifact is compared with it on the same engine; one
+    that can't be exported is served by torch.
     """
     rows = []
-    for format in recipe.export:
-        teacher = make_plain(steps, "teacher", trained.teacher, trained.teacher_sha256, format, progress)
-        rows.append(_Row(f"teacher-{teacher.name}", "teacher", teacher.folder, teacher.sha256, None, trained.teacher))
+
+    def add(role: Role, name: str, served: Made, checkpoint: Checkpoint) -> None:
+        rows.append(_Row(name, role, served.artifact.folder, served.artifact.sha256, served, checkpoint))
+
+    try:
+        check_exportable(trained.teacher)
+    except UnsupportedError as error:
+        note = f"served by torch, as it can't be exported: {error}"
+        teacher, sha256 = trained.teacher, trained.teacher_sha256
+        rows.append(_Row(_TORCH_TEACHER, "teacher", teacher.path, sha256, None, teacher, (note,)))
+    else:
+        for format in recipe.export:
+            served = make_plain(steps, "teacher", trained.teacher, trained.teacher_sha256, format, trained, progress)
+            add("teacher", f"teacher-{served.artifact.name}", served, trained.teacher)
     first = recipe.export[0]
-    plain = next(one for one in made if one.artifact.name == {"onnx": "onnx-fp32", "gguf": "gguf-f32"}[first])
+    plain = next(one for one in made if one.artifact.name == f"{first}-{PLAIN[first]}")
     if plain.accepted:
-        rows.append(_Row("student", "student", plain.artifact.folder, plain.artifact.sha256, None, trained.student))
+        add("student", "student", plain, trained.student)
     if trained.baseline is not None:
-        baseline = make_plain(steps, "baseline", trained.baseline, trained.baseline_sha256, first, progress)
-        rows.append(_Row("baseline", "baseline", baseline.folder, baseline.sha256, None, trained.baseline))
+        baseline = make_plain(steps, "baseline", trained.baseline, trained.baseline_sha256, first, trained, progress)
+        add("baseline", "baseline", baseline, trained.baseline)
     for one in made:
         if one.accepted:
             rows.append(_Row(one.artifact.name, "artifact", one.artifact.folder, one.artifact.sha256, one, None))
@@ -162,8 +176,8 @@ def _pack(
     shipped = [one.artifact for one in made if one.accepted and one.artifact.name not in below]
     refused = [Refused(name=one.artifact.name, reasons=one.reasons) for one in made if not one.accepted]
     refused += [Refused(name=name, reasons=(reason,)) for name, reason in below.items()]
-    if not shipped:
-        raise GateError("; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in refused))
+    reasons = {one.name: ", ".join(one.reasons) for one in refused}
+    _check_left(recipe, [artifact.name for artifact in shipped], reasons, "the gates")
     ship = choose_shipped(recipe, shipped, measured, metric)
     headline = _headline(ship, shipped, measured, metric)
     gain = None
@@ -237,6 +251,20 @@ def _pack(
     return RunResult(document, bundle_dir, report_files[0], tuple(steps.done), tuple(steps.skipped))
 
 
+def _check_left(recipe: Recipe, left: list[str], refused: dict[str, str], by: str) -> None:
+    """Raise GateError when nothing is left to ship, or not what the recipe says is shipped."""
+    if not left:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise GateError(f"{by} refused every artifact ({reasons}); loosen the recipe's gates or train longer")
+    ship = recipe.bundle.ship
+    if ship is not None and ship not in left:
+        reason = refused.get(ship, "the file that it is made from was refused")
+        raise GateError(
+            f"{by} refused {ship}, which bundle.ship asks for ({reason}); "
+            "leave bundle.ship out to ship the best of the others, or loosen the recipe's gates"
+        )
+
+
 def _record(row: _Row, found: Measured) -> ModelRecord:
     size = None if found.bench is None else found.bench.size_bytes
     return ModelRecord(
@@ -247,7 +275,7 @@ def _record(row: _Row, found: Measured) -> ModelRecord:
         bench=found.bench,
         size_bytes=size if row.made is None else row.made.artifact.size_bytes,
         parameters=None if row.checkpoint is None else count_parameters(row.checkpoint),
-        notes=() if row.made is None else row.made.artifact.notes,
+        notes=row.notes if row.made is None else row.made.artifact.notes,
     )
 
 
@@ -255,7 +283,9 @@ def _headline(ship: str | None, shipped: list[Artifact], measured: dict[str, Mea
     if ship is None:
         return None
     format = next(artifact.format for artifact in shipped if artifact.name == ship)
-    teacher = f"teacher-{ {'onnx': 'onnx-fp32', 'gguf': 'gguf-f32'}[format] }"
+    teacher = f"teacher-{format}-{PLAIN[format]}"
+    if teacher not in measured:
+        teacher = _TORCH_TEACHER
     return make_headline(ship, teacher, metric, measured[ship], measured[teacher])
 
 

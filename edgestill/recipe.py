@@ -239,12 +239,28 @@ class Recipe(Section):
     synthesize: Synthesize = Synthesize()
     student: Student
     distill: Distill = Distill()
-    export: tuple[ExportFormat, ...] = ("onnx", "gguf")
+    export: tuple[ExportFormat, ...] = Field(default=("onnx", "gguf"), min_length=1)
     quantize: tuple[Quantization, ...] = get_args(Quantization)
     gates: Gates = Gates()
     bench: Bench = Bench()
     bundle: BundleSection = BundleSection()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _quantize_what_is_exported(cls, value: Any) -> Any:
+        """Without ``quantize``: everything there is in the exported formats."""
+        if not isinstance(value, dict) or "quantize" in value or not isinstance(value.get("export"), list):
+            return value
+        targets = [target for target in get_args(Quantization) if target.partition("-")[0] in value["export"]]
+        return {**value, "quantize": targets}
+
+    @field_validator("export", "quantize")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"names one twice: {', '.join(names)}")
+        return names
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:

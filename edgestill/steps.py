@@ -74,7 +74,7 @@ class Steps:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run's folder, so that two runs never write into it at once."""
-        self._refuse_foreign_folder()
+        refuse_foreign_folder(self.out_dir)
         with disk_errors(f"writing {self._folder}"):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = (self._folder / ".lock").open("w")
@@ -84,16 +84,6 @@ class Steps:
             except OSError as error:
                 raise StageError(f"{self.out_dir}: another run is working here; wait for it or give --out") from error
             yield
-
-    def _refuse_foreign_folder(self) -> None:
-        # A run replaces folders called data, teacher, student ...: never those of someone else.
-        if self._folder.is_dir() or not self.out_dir.exists():
-            return
-        foreign = sorted({path.name for path in self.out_dir.iterdir()} - {INPUT_FOLDER})
-        if foreign:
-            raise InputError(
-                f"{self.out_dir}: holds {foreign[0]!r} and is no run's folder; give --out a new or empty folder"
-            )
 
     def run(
         self, name: str, depends: Json, work: Callable[[], Json], *, outputs: Sequence[Path] = (), title: str = ""
@@ -155,6 +145,22 @@ class Steps:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "log.jsonl").open("a") as file:
                 file.write(json.dumps({"event": event, "step": name, "time": time.time()}) + "\n")
+
+
+def refuse_foreign_folder(out_dir: Path) -> None:
+    """Raise InputError unless a run may write into ``out_dir``: a new or empty folder, or a run's own.
+
+    A run replaces folders called data, teacher, student ...: never those of someone else.
+    """
+    if (out_dir / "steps").is_dir() or not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InputError(f"{out_dir}: is a file; give --out a new or empty folder")
+    names = {path.name for path in out_dir.iterdir()}
+    # The quickstart's own input folder, left by a run that was stopped before its first step.
+    ours = {INPUT_FOLDER} if (out_dir / INPUT_FOLDER / "recipe.yaml").is_file() else set()
+    if foreign := sorted(names - ours):
+        raise InputError(f"{out_dir}: holds {foreign[0]!r} and is no run's folder; give --out a new or empty folder")
 
 
 def _read(path: Path) -> dict[str, Json] | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example, read_examples, split_by_prompt, write_examples
@@ -18,6 +18,8 @@ from edgestill.storage import sha256_file, whole_folder
 
 if TYPE_CHECKING:
     from edgestill.distill import EncodedData
+
+_SMALL_FILES: Final = (".json", ".jinja", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,19 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     """Do (or find done) every step up to the student and the baseline."""
     data = _prepare_data(steps, recipe)
     if isinstance(recipe.student, PretrainedStudent):
-        _check_exportable(recipe.student.model)
+        from edgestill.distill import load_teacher
+
+        check_exportable(load_teacher(recipe.student.model))
     teacher, teacher_sha256 = _teacher(steps, recipe, data, progress)
     start, start_sha256 = _student_start(steps, recipe, teacher, teacher_sha256)
+    _check_before_answers(recipe, teacher, start)
     answers, facts = _answers(steps, recipe, data, teacher, teacher_sha256, progress)
     student = _student(steps, recipe, teacher, teacher_sha256, start, start_sha256, answers, progress)
-    facts["student"] = _training_facts(steps.out_dir / "student")
+    facts["student"] = learnt = _training_facts(steps.out_dir / "student")
     baseline: Done | None = None
     if recipe.distill.baseline and recipe.task != "text":
         plain, plain_sha256 = _baseline_start(steps, recipe, start, start_sha256)
-        baseline = _baseline(steps, recipe, data, plain, plain_sha256, len(answers), progress)
+        baseline = _baseline(steps, recipe, data, plain, plain_sha256, int(learnt["rows"]), progress)
         facts["baseline"] = _training_facts(steps.out_dir / "baseline")
     if isinstance(recipe.teachers[0], TrainedTeacher):
         facts["teacher"] = _training_facts(teacher.path)
@@ -87,6 +92,8 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
 
 def _prepare_data(steps: Steps, recipe: Recipe) -> _Data:
     """Read every data file once, check every row, and write the splits as JSONL."""
+    from edgestill.runtime.tasks import get_task
+
     section = recipe.data
     files = {"train": section.train, "validation": section.validation, "test": section.test}
     files["prompts"] = recipe.synthesize.prompts
@@ -114,6 +121,8 @@ def _prepare_data(steps: Steps, recipe: Recipe) -> _Data:
                 for row in rows[split]:
                     if row.completion is None:
                         raise DataError(f"{row.source}: no answer in it; task {recipe.task!r} needs one in {split}")
+            for row in rows["test"]:
+                get_task(recipe.task).gold(row)  # an answer that can't be scored is refused before any training
         with whole_folder(folder) as partial:
             for split, found in rows.items():
                 write_examples(partial / f"{split}.jsonl", found)
@@ -162,21 +171,32 @@ def _found_checkpoint(steps: Steps, name: str, model: str) -> tuple[Checkpoint, 
     from edgestill.distill import load_teacher
 
     checkpoint = load_teacher(model)
-    files = [*checkpoint.weight_files(), *checkpoint.tokenizer_files(), checkpoint.path / "config.json"]
-    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    files = [*checkpoint.weight_files(), *(path for path in checkpoint.path.iterdir() if path.suffix in _SMALL_FILES)]
+    stamps = sorted([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in set(files))
     done = steps.run(f"{name}-found", [model, stamps], lambda: {"sha256": checkpoint.sha256()})
     return checkpoint, done.value["sha256"]
 
 
-def _check_exportable(model: str) -> None:
-    """Refuse a student that no format can be written for before hours are spent on it."""
-    from edgestill.distill import load_teacher
+def check_exportable(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedError when no format can be written of a checkpoint, before hours are spent on it."""
     from edgestill.export.architectures import describe_checkpoint
     from edgestill.export.weights import Weights
 
-    checkpoint = load_teacher(model)
     with Weights(checkpoint) as weights:
         describe_checkpoint(checkpoint, weights)
+
+
+def _check_before_answers(recipe: Recipe, teacher: Checkpoint, start: Checkpoint) -> None:
+    """Refuse what could only fail after the teacher has answered everything."""
+    from edgestill.distill import check_same_vocabulary
+
+    check_exportable(start)
+    if _kl_temperatures(recipe):
+        check_same_vocabulary(teacher, start)
+
+
+def _kl_temperatures(recipe: Recipe) -> list[float]:
+    return sorted({loss.temperature for loss in recipe.distill.losses if isinstance(loss, KlLoss) and loss.weight > 0})
 
 
 def _student_start(steps: Steps, recipe: Recipe, teacher: Checkpoint, teacher_sha256: str) -> tuple[Checkpoint, str]:
@@ -222,7 +242,10 @@ def _answers(
         return {"asked": result.asked, "kept": len(result.examples), "dropped": dropped}
 
     answers = steps.out_dir / "answers.jsonl"
-    depends = [section.model_dump(mode="json", exclude={"prompts"}), data.sha256[split], teacher_sha256, recipe.seed]
+    asked = section.model_dump(mode="json", exclude={"prompts", "include_gold"})
+    # The labels that a classification's answers are checked by come from train.
+    checked_by = [recipe.task, data.sha256["train"] if recipe.task == "classification" else None]
+    depends = [asked, checked_by, data.sha256[split], teacher_sha256, recipe.seed]
     title = f"the teacher answers {data.counts[split]:,} prompts"
     done = steps.run("answers", depends, work, outputs=[answers], title=title)
     for drop in done.value["dropped"]:
@@ -255,19 +278,15 @@ def _student(
     answers: list[Example],
     progress: Progress,
 ) -> Done:
-    temperatures = sorted(
-        {loss.temperature for loss in recipe.distill.losses if isinstance(loss, KlLoss) and loss.weight > 0}
-    )
-    from edgestill.distill import TrainSettings, check_same_vocabulary
+    from edgestill.distill import TrainSettings
 
-    if temperatures:
-        check_same_vocabulary(teacher, start)
+    temperatures = _kl_temperatures(recipe)
     cache, folder = steps.out_dir / "signal", steps.out_dir / "student"
     encoded: list[EncodedData] = []
 
     def rows() -> EncodedData:
         if not encoded:
-            encoded.append(_encode(answers, start, recipe))
+            encoded.append(_encode(answers, start, recipe, progress))
         return encoded[0]
 
     answers_key = [row.to_row() for row in answers]
@@ -338,7 +357,7 @@ def _baseline(
         from edgestill.distill import TrainSettings, train
         from edgestill.distill.training import steps_of
 
-        encoded = _encode(data.rows("train"), start, recipe)
+        encoded = _encode(data.rows("train"), start, recipe, progress)
         settings = TrainSettings.from_recipe(recipe.distill)
         gold = replace(settings, losses=(SftLoss(kind="sft"),))
         same = steps_of(student_rows, settings) / steps_of(len(encoded.rows), replace(gold, epochs=1.0))
@@ -356,12 +375,16 @@ def _distill_key(recipe: Recipe) -> dict[str, Any]:
     return recipe.distill.model_dump(mode="json", exclude={"save_every_seconds", "baseline"})
 
 
-def _encode(examples: list[Example], checkpoint: Checkpoint, recipe: Recipe) -> EncodedData:
+def _encode(examples: list[Example], checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> EncodedData:
     from edgestill.distill import ChatTokenizer, encode_examples
 
-    return encode_examples(examples, ChatTokenizer.open(checkpoint), max_length=recipe.distill.max_length)
+    limit = recipe.distill.max_length
+    data = encode_examples(examples, ChatTokenizer.open(checkpoint), max_length=limit, progress=progress)
+    if data.too_long:
+        progress.note(f"left out {data.too_long:,} rows longer than {limit} tokens; raise distill.max_length")
+    return data
 
 
-def _training_facts(folder: Path) -> dict[str, object]:
+def _training_facts(folder: Path) -> dict[str, Any]:
     value = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     return {key: value[key] for key in ("steps", "rows", "tokens", "losses", "parameters")}

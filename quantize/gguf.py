@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter, deque
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from edgestill.artifact import Artifact
+from edgestill.child import module_command
 from edgestill.errors import DiskFullError, MissingDependencyError, ModelFileError, StageError, UnsupportedError
 from edgestill.progress import SILENT, Progress
 from edgestill.quantize.foreign import TENSOR_TYPES
@@ -87,8 +87,8 @@ def _type_name(kind: int) -> str:
 
 
 def _run(source: Path, target: Path, precision: str, progress: Progress) -> None:
-    command = [sys.executable, "-m", "edgestill.quantize.llama_quantize", str(source), str(target)]
-    command += [str(_FILE_TYPES[precision]), str(_threads())]
+    numbers = (str(_FILE_TYPES[precision]), str(_threads()))
+    command = module_command("edgestill.quantize.llama_quantize", str(source), str(target), *numbers)
     last: deque[str] = deque(maxlen=20)
     with (
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from edgestill import errors
+from edgestill.child import module_command
 from edgestill.errors import EdgestillError, StageError
 from edgestill.progress import SILENT, Progress
 from edgestill.threads import measuring_environment
@@ -51,7 +51,7 @@ def run_worker(
         tempfile.TemporaryFile() as chatter,
         progress.task(f"bench {model}", rounds, "repetitions") as under_way,
         subprocess.Popen(
-            [sys.executable, "-m", _WORKER],
+            module_command(_WORKER),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=chatter,

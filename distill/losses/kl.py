@@ -11,6 +11,7 @@ Imports torch: it is found through the registry.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch  # noqa: TID253
 
@@ -18,6 +19,9 @@ from edgestill.distill.losses import register
 from edgestill.distill.signals import TeacherChunk
 from edgestill.errors import StageError
 from edgestill.recipe import KlLoss
+
+_NEVER: Final = -1e4
+"""A log-probability whose exponential is 0, and which unlike minus infinity can be subtracted from itself."""
 
 
 @register("kl", needs_teacher=True)
@@ -46,10 +50,17 @@ def distributions(logits: torch.Tensor, teacher: TeacherChunk, temperature: floa
             torch.log_softmax(teacher.scores[..., :width] / temperature, dim=-1),
             torch.log_softmax(scaled[..., :width], dim=-1),
         )
-    chosen = scaled.gather(-1, teacher.ids)
-    others = scaled.scatter(-1, teacher.ids, -math.inf).logsumexp(-1, keepdim=True)
+    ids, said = teacher.ids, teacher.scores / temperature
     tail = teacher.tail_at(temperature).unsqueeze(-1)
-    log_p = torch.log_softmax(torch.cat((teacher.scores / temperature, tail), -1), dim=-1)
+    vocab = scaled.shape[-1]
+    if int(ids.max()) >= vocab:
+        # One column more stands for all ids that the student's head doesn't have.
+        scaled = torch.cat((scaled, scaled.new_full((*scaled.shape[:-1], 1), -math.inf)), -1)
+        ids = ids.clamp(max=vocab)
+    absent = ids == vocab
+    chosen = scaled.gather(-1, ids).masked_fill(absent, _NEVER)
+    others = scaled.scatter(-1, ids, -math.inf).logsumexp(-1, keepdim=True)
+    log_p = torch.log_softmax(torch.cat((said.masked_fill(absent, _NEVER), tail), -1), dim=-1)
     return log_p, torch.log_softmax(torch.cat((chosen, others), -1), dim=-1)
 
 

@@ -33,7 +33,6 @@ _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
 
 app = typer.Typer(
     help="Take a language model from a teacher to a device: distil, export, quantise, prove, pack, measure.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -44,6 +43,7 @@ for _command in _COMMANDS:
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
@@ -52,6 +52,9 @@ def _root(
 
         typer.echo(f"edgestill {importlib.metadata.version('edgestill')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,6 +82,9 @@ def _status(arguments: list[str], debug: bool) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost frame: anything else is a bug, said in one line
         # typer's own usage errors carry their message and exit status.
         message = getattr(error, "format_message", None)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help page
+            _say(str(message()) if message is not None else str(error))
+            return 2
         if message is not None:
             return _fail(str(message()), int(getattr(error, "exit_code", 2)), debug)
         kind = type(error).__name__

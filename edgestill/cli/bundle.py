@@ -52,7 +52,7 @@ def pack(
     if as_json:
         console.print_json(bundle.manifest.model_dump_json(indent=2, by_alias=True))
     else:
-        console.say(f"packed {len(bundle.manifest.artifacts)} artifacts into {out}")
+        console.print_line(f"packed {len(bundle.manifest.artifacts)} artifacts into {out}")
 
 
 def inspect(

@@ -23,6 +23,7 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0)] = 1.0,
     seed: Annotated[int | None, typer.Option()] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Room for so many tokens (default: 4096).")] = None,
 ) -> None:
     """Talk to a model. In a conversation, an empty line or Ctrl-D ends it."""
     from edgestill.dataset import Message
@@ -32,7 +33,7 @@ def chat(
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling)
     history = [Message("system", system)] if system is not None else []
-    with Session.open(model, threads=threads) as session:
+    with Session.open(model, threads=threads, context_length=context) as session:
         while True:
             asked = prompt if prompt is not None else _ask()
             if not asked:

@@ -25,6 +25,11 @@ def print_json(text: str) -> None:
     sys.stdout.write(text.rstrip("\n") + "\n")
 
 
+def print_line(line: str) -> None:
+    """Print a command's result of one line."""
+    sys.stdout.write(line + "\n")
+
+
 def say(line: str) -> None:
     """Print one line for a person, beside the results."""
     sys.stderr.write(line + "\n")

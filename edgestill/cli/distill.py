@@ -35,4 +35,4 @@ def distill(
         document = {"schema": "edgestill.distill/1", "student": str(student.path), "sha256": student.sha256()}
         console.print_json(json.dumps(document, indent=2))
     else:
-        console.say(f"student: {student.path}")
+        console.print_line(f"student: {student.path}")

@@ -23,6 +23,7 @@ def evaluate(
     task: Annotated[str, typer.Option(help="json, classification or text.")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first rows only.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Room for so many tokens (default: 4096).")] = None,
     prompt_column: Annotated[str, typer.Option(help="Column of the prompt (CSV, Parquet).")] = "prompt",
     completion_column: Annotated[str, typer.Option(help="Column of the gold answer.")] = "completion",
     system: Annotated[str | None, typer.Option(help="System message before each prompt.")] = None,
@@ -49,7 +50,7 @@ def evaluate(
     records = []
     with console.open_progress() as progress:
         for number, model in enumerate(models, 1):
-            with Session.open(model, threads=threads) as session:
+            with Session.open(model, threads=threads, context_length=context) as session:
                 result = score(session, chosen, examples, model_name=model, progress=progress)
             records.append(result.record)
             if predictions is not None:

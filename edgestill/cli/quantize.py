@@ -28,8 +28,8 @@ def quantize(
         Path | None, typer.Option(help="Held-out rows for the parity check (default: built-in text).")
     ] = None,
     parity: Annotated[bool, typer.Option(help="Compare the file's logits with the reference's.")] = True,
-    min_top1: Annotated[float, typer.Option(help="Gate: least top-1 agreement.")] = 0.0,
-    max_kl: Annotated[float, typer.Option(help="Gate: largest mean KL in nats.")] = 1.0,
+    min_top1: Annotated[float, typer.Option(min=0, max=1, help="Gate: least top-1 agreement.")] = 0.0,
+    max_kl: Annotated[float, typer.Option(min=0, help="Gate: largest mean KL in nats.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Quantise an exported model; its figures against the original are printed with it."""

@@ -20,6 +20,7 @@ def quickstart(
     """Teach a tiny smart-home assistant from generated data and take it to a measured bundle."""
     from edgestill.cli.run import run_and_show
     from edgestill.quickstart import write_quickstart
-    from edgestill.steps import INPUT_FOLDER
+    from edgestill.steps import INPUT_FOLDER, refuse_foreign_folder
 
+    refuse_foreign_folder(out)
     run_and_show(write_quickstart(out / INPUT_FOLDER), out, as_json)

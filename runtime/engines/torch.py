@@ -99,8 +99,12 @@ class TorchEngine:
             self._cache = self._new_cache()
             self._position = 0
         elif position < self._position:
-            self._cache.crop(position - self._position)  # negative: that many tokens are removed
-            self._position = position
+            try:
+                self._cache.crop(position - self._position)  # negative: that many tokens are removed
+                self._position = position
+            except (RuntimeError, ValueError, NotImplementedError):
+                # A sliding window or a linear attention state forgets what it passed: back to the beginning.
+                self.rewind(0)
 
     def close(self) -> None:
         self.model = None

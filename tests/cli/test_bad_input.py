@@ -122,6 +122,7 @@ def test_a_truncated_gguf_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
         (["quantize", "nowhere", "--to", "q4_0", "--out", "out"], "nowhere"),
         (["frobnicate"], "frobnicate"),
         (["bench"], "models"),
+        (["quantize", "nowhere", "--to", "q4_0", "--out", "out", "--min-top1", "2"], "--min-top1"),
     ],
 )
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], named: str) -> None:
@@ -170,3 +171,35 @@ def test_a_full_disk_in_a_run(recipe: Path, small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(290_000))
     refused(edgestill("run", recipe, "--out", small_disk / "out"), 1, "disk full")
     assert not [path for path in small_disk.rglob("*.partial*")]
+
+
+def test_the_quickstart_leaves_a_folder_of_someone_elses_alone(tmp_path: Path) -> None:
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "mine.txt").write_text("mine")
+    refused(edgestill("quickstart", "--out", tmp_path), 2, "'input'", "no run's folder")
+    assert [path.name for path in tmp_path.rglob("*")] == ["input", "mine.txt"]
+
+
+def test_modules_in_the_working_folder_are_not_imported(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may keep a random.py where the command runs; its own processes must not find it."""
+    for name in ("random", "gguf", "tokenizers"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working folder')\n")
+    monkeypatch.chdir(tmp_path)
+    command = Path(sys.executable).with_name("edgestill")
+    for words in (
+        ["export", str(tiny_checkpoint), "--out", "out", "--no-parity"],
+        ["quantize", "out/gguf-f16", "--to", "q4_0", "--out", "out", "--no-parity"],
+        ["bench", "out/gguf-q4_0", "--prompt-tokens", "4", "--new-tokens", "2", "--repetitions", "3"],
+    ):
+        result = subprocess.run([command, *words], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_command_alone_prints_its_help_as_it_is() -> None:
+    for words in ([], ["bundle"]):
+        result = edgestill(*words)
+        assert result.returncode == 2
+        assert (result.stdout + result.stderr).startswith("Usage: edgestill")
+        assert "\n" in result.stdout + result.stderr

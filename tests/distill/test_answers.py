@@ -54,7 +54,8 @@ def test_a_killed_run_repeats_no_finished_batch_and_ends_the_same(
     assert (len(calls), result.resumed) == (3, 11)
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert result.examples == whole.examples
-    assert not ledger.exists()
+    again = answer_prompts(sharp_teacher, requests(20), out, **options)
+    assert (len(calls), again.resumed) == (3, 20)
 
 
 def test_other_settings_ignore_an_old_ledger(

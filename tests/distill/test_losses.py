@@ -110,3 +110,25 @@ def test_chunked_losses_and_gradients_equal_the_unchunked_formula(
 def test_an_unknown_loss_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="'hidden' is not one of kl, sft"):
         losses.find("hidden")
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_teacher_ids_past_the_students_head_count_for_nothing(beta: float) -> None:
+    """Qwen2.5's 7B pads its vocabulary to 152,064 rows, the 0.5B to 151,936: the rows between are no tokens."""
+    random = np.random.default_rng(5)
+    student = torch.from_numpy(random.normal(0, 3, (6, 40)))
+    log_p = torch.from_numpy(random.normal(0, 3, (6, 40))).log_softmax(-1)
+    top = log_p.topk(8)
+    tails = {2.0: (log_p.scatter(-1, top.indices, -torch.inf) / 2).logsumexp(-1)}
+    expected = divergence(*distributions(student, TeacherChunk(top.values, top.indices, tails), 2.0), beta)
+    padded = TeacherChunk(
+        torch.cat((top.values, torch.full((6, 2), -1.0)), -1),
+        torch.cat((top.indices, torch.tensor([[40, 43]] * 6)), -1),
+        tails,
+    )
+    logits = student.clone().requires_grad_()
+    ours = divergence(*distributions(logits, padded, 2.0), beta)
+    np.testing.assert_allclose(ours.detach().numpy(), expected.numpy(), rtol=1e-12)
+    ours.sum().backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())

@@ -19,11 +19,12 @@ from edgestill.distill import (
     check_same_vocabulary,
     encode_examples,
     train,
+    train_teacher,
 )
 from edgestill.distill.models import load_model
 from edgestill.distill.training import steps_of
 from edgestill.errors import InputError, StageError
-from edgestill.recipe import KlLoss, SftLoss
+from edgestill.recipe import Architecture, KlLoss, SftLoss, TrainedTeacher
 
 Requests = Callable[[int], list[Example]]
 BOTH = (SftLoss(kind="sft", weight=0.5), KlLoss(kind="kl", weight=0.5))
@@ -68,6 +69,37 @@ def test_a_stopped_run_continues_to_bit_identical_weights(
     ours, theirs = (json.loads((c.path / "training.json").read_text()) for c in (resumed, whole))
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["signal", "stopped", "whole"]
+
+
+def test_what_is_whole_is_not_trained_again(
+    untrained: Checkpoint, data: EncodedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill may come after the last rename and before anyone noted that the training was done."""
+    settings = dataclasses.replace(SETTINGS, losses=(SftLoss(kind="sft"),), epochs=1)
+    first = train(untrained, data, settings, tmp_path / "out", seed=5)
+    before = (first.path / "training.json").read_bytes()
+    (tmp_path / ".out.training").mkdir()  # the kill came before it was removed
+    with monkeypatch.context() as patch:
+        patch.setattr("edgestill.distill.models.load_model", lambda *_, **__: pytest.fail("trained again"))
+        train(untrained, data, settings, tmp_path / "out", seed=5)
+    assert (first.path / "training.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    train(untrained, data, settings, tmp_path / "out", seed=6)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["seed"] == 6
+
+
+@pytest.mark.parametrize("grow_from", [None, 1])
+def test_a_whole_teacher_is_not_trained_again(
+    requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grow_from: int | None
+) -> None:
+    sizes = Architecture(hidden_size=16, intermediate_size=32, layers=2, heads=2, kv_heads=1, context=96)
+    section = TrainedTeacher(kind="trained", architecture=sizes, vocab_size=300, epochs=1, grow_from=grow_from)
+    first = train_teacher(section, requests(20), tmp_path / "out", max_length=96, seed=1)
+    before = weights(first)
+    monkeypatch.setattr("edgestill.distill.training.train", lambda *_, **__: pytest.fail("trained again"))
+    assert weights(train_teacher(section, requests(20), tmp_path / "out", max_length=96, seed=1)) == before
+    with pytest.raises(pytest.fail.Exception):
+        train_teacher(section, requests(21), tmp_path / "out", max_length=96, seed=1)
 
 
 def test_other_inputs_start_afresh(

@@ -62,6 +62,9 @@ def test_a_hub_name_stays_a_hub_name(tmp_path: Path) -> None:
         ("task: json", "task: json\ndistill: {epochs: -1}", "distill.epochs"),
         ("task: json", "task: json\ndistill: {losses: [{kind: kl, temprature: 2}]}", "did you mean 'temperature'?"),
         ("task: json", "task: json\nbundle: {ship: onnx-int2}", "onnx-int2"),
+        ("task: json", "task: json\nexport: []", "export"),
+        ("task: json", "task: json\nexport: [gguf, gguf]", "export: names one twice"),
+        ("task: json", "task: json\nquantize: [gguf-q4_0, gguf-q4_0]", "quantize: names one twice"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -70,6 +73,13 @@ def test_a_wrong_recipe_is_one_line_that_names_the_key(tmp_path: Path, old: str,
         load_recipe(write(tmp_path, SOUND.replace(old, new)))
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_without_quantize_everything_is_made_of_what_is_exported(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SOUND + "export: [gguf]\n"))
+    assert recipe.quantize == ("gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
+    assert len(load_recipe(write(tmp_path, SOUND)).quantize) == 5
+    assert load_recipe(write(tmp_path, SOUND + "quantize: []\n")).quantize == ()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: [", "\x00", "!!python/object/apply:os.system ['true']", "- version: 1"])

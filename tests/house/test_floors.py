@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
     *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
-    *("safetensors", "tensor_file", "threads"),
+    *("safetensors", "tensor_file", "child", "threads"),
 )
 HEAVY = frozenset(
     {
