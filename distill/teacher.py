@@ -60,7 +60,7 @@ def train_teacher(
     max_length: int,
     seed: int,
     precision: Precision = "fp32",
-    save_every_seconds: float = 30.0,
+    save_every_seconds: float = 10.0,
     progress: Progress = SILENT,
 ) -> Checkpoint:
     """Train a new Llama on gold answers: its tokenizer first, then its weights (sft).

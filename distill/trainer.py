@@ -36,6 +36,8 @@ _WINDOW: Final = 50
 _CURVE_POINTS: Final = 100
 _SHOW_SECONDS: Final = 0.2
 _CHUNK_ELEMENTS: Final = 1 << 24
+_SAVE_SPACING: Final = 20
+"""Checkpoints of a large model come no oftener than this many times what one takes: 5% of the time at most."""
 
 
 class LossModel(torch.nn.Module):
@@ -159,6 +161,7 @@ class _Watch(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: DistillTrainer, settings: TrainSettings, task: Task) -> None:
         self.trainer = trainer
         self.every = settings.save_every_seconds
+        self.save_took = 0.0
         self.names = [section.kind for section in settings.losses if section.weight > 0]
         self.task = task
         self.recent: collections.deque[list[float]] = collections.deque(trainer.history.recent, maxlen=_WINDOW)
@@ -194,7 +197,7 @@ class _Watch(transformers.TrainerCallback):  # type: ignore[misc]
             fields = {name: f"{value:.3f}" for name, value in zip(self.names, values, strict=True)}
             self.task.advance(self.unshown, **fields, tokens_per_second=f"{rate:,.0f}")
             self.unshown, self.shown, self.shown_tokens = 0, now, history.tokens
-        if now - self.saved >= self.every and not last:
+        if now - self.saved >= max(self.every, _SAVE_SPACING * self.save_took) and not last:
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -203,6 +206,7 @@ class _Watch(transformers.TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / WHOLE_MARKER, dataclasses.asdict(self.trainer.history))
         self.saved = time.monotonic()
+        self.save_took = self.saved - self.mark  # the step before it ended at the mark
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.history.recent = list(self.recent)

@@ -191,7 +191,7 @@ class Distill(Section):
     epochs: float = Field(default=3.0, gt=0)
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     max_length: int = Field(default=512, gt=0)
-    save_every_seconds: float = Field(default=30.0, gt=0)
+    save_every_seconds: float = Field(default=10.0, gt=0)
     baseline: bool = True
 
     @model_validator(mode="after")

@@ -51,6 +51,7 @@ def test_a_stopped_run_continues_to_bit_identical_weights(
     stop_after: int,
 ) -> None:
     monkeypatch.setattr("edgestill.distill.trainer._SHOW_SECONDS", 0.0)
+    monkeypatch.setattr("edgestill.distill.trainer._SAVE_SPACING", 0)
     signal = cache_signal(sharp_teacher, data, tmp_path / "signal", temperatures=[2.0], k=16)
     whole = train(untrained, data, SETTINGS, tmp_path / "whole", signal=signal, seed=5)
     often = dataclasses.replace(SETTINGS, save_every_seconds=1e-9)
@@ -106,6 +107,7 @@ def test_other_inputs_start_afresh(
     untrained: Checkpoint, data: EncodedData, interrupting: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgestill.distill.trainer._SHOW_SECONDS", 0.0)
+    monkeypatch.setattr("edgestill.distill.trainer._SAVE_SPACING", 0)
     settings = TrainSettings(learning_rate=3e-3, batch_size=16, epochs=2, save_every_seconds=1e-9)
     with pytest.raises(KeyboardInterrupt):
         train(untrained, data, settings, tmp_path / "a", seed=1, progress=interrupting(4))
