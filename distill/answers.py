@@ -1,31 +1,51 @@
-"""The teacher answers prompts; what is empty, unfinished or refused by the task is left out and counted.
+"""Teachers answer prompts; what is empty, unfinished or refused by the task is left out and counted.
 
-Every finished batch goes at once into a ledger beside the output, which stays there: neither a killed
-run nor another call with the same prompts asks a finished batch again. Batches are fixed by the prompts
-alone: the answers are those of an undisturbed run.
+With one teacher, each prompt has one answer. With several, or several samples, a plan says who is asked what,
+and which of the answers is kept. Every answer goes at once into a ledger: neither a killed run nor another
+one over the same prompts asks again.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import collections
+import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Literal
 
-from edgestill.artifact import Checkpoint
-from edgestill.dataset import Example, write_examples
-from edgestill.distill.encode import ChatTokenizer
-from edgestill.errors import DataError, disk_errors
+from edgestill.dataset import Example, Message, write_examples
+from edgestill.distill.ledger import Asking, Ledger, Question, Reply, default_ledger
+from edgestill.distill.teachers import Limits, Teacher
+from edgestill.errors import DataError
 from edgestill.progress import SILENT, Progress
-from edgestill.storage import sha256_json, whole_file
-
-SCHEMA: Final = "edgestill.answers/1"
+from edgestill.storage import whole_file
 
 Validate = Callable[[Example], str | None]
 """Returns why an answered example is no good (one short reason, the same words each time), or None."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who is asked what, how, and which answer is kept; ``shares`` are (weight, rule) of each teacher.
+
+    ``ask`` is what a teacher is asked, ``learn`` the part of its answer that the student learns, ``same`` a
+    form in which answers that say the same are equal.
+    """
+
+    combine: Literal["sample", "route", "agreement"] = "sample"
+    shares: tuple[tuple[float, str | None], ...] = ((1.0, None),)
+    samples: int = 1
+    min_agreement: float = 0.5
+    temperature: float = 0.0
+    max_new_tokens: int = 128
+    seed: int = 0
+    limits: Limits = field(default_factory=Limits)
+    ask: Callable[[Example], Sequence[Message]] = lambda example: example.prompt
+    learn: Callable[[str], str] = lambda answer: answer
+    same: Callable[[str], str] = lambda answer: " ".join(answer.split())
 
 
 @dataclass(frozen=True)
@@ -38,41 +58,49 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Account:
+    """What one teacher gave: its answers to this plan, their tokens by its own count, and what they cost.
+
+    ``cost`` is None without a price; ``new`` of the answers were asked for in this attempt.
+    """
+
+    teacher: str
+    answers: int
+    new: int
+    prompt_tokens: int
+    new_tokens: int
+    cost: float | None
+
+
+@dataclass(frozen=True)
 class AnswersResult:
-    """What the teacher answered; ``new_tokens`` and ``seconds`` are of this attempt alone."""
+    """What the teachers answered; ``seconds`` are of this attempt alone."""
 
     path: Path
     examples: tuple[Example, ...]
     asked: int
     dropped: tuple[Dropped, ...]
-    resumed: int
-    new_tokens: int
+    accounts: tuple[Account, ...]
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Answer:
-    text: str
-    finished: bool
-
-
 def answer_prompts(
-    checkpoint: Checkpoint,
+    teachers: Sequence[Teacher],
     examples: Sequence[Example],
     out_file: Path,
+    plan: Plan,
     *,
-    temperature: float = 0.0,
-    max_new_tokens: int = 128,
-    batch_size: int = 64,
-    seed: int = 0,
     validate: Validate | None = None,
+    ledger: Path | None = None,
     progress: Progress = SILENT,
 ) -> AnswersResult:
-    """Let ``checkpoint`` answer the prompts of ``examples`` (their own answers are ignored) into JSONL.
+    """Let ``teachers`` answer the prompts of ``examples`` (their own answers are ignored) into JSONL.
 
-    A prompt that occurs twice is asked once. Raises DataError when no answer is left, DiskFullError.
+    A prompt that occurs twice is asked once. Answers of paid teachers are kept in ``ledger`` (None: the
+    user's own, for all recipes), those of local ones beside ``out_file``. Raises DataError when no answer
+    is left, StageError when a teacher can't be reached or costs too much, DiskFullError.
     """
-    tokenizer = ChatTokenizer.open(checkpoint)
+    started = time.monotonic()
     tally = _Tally()
     prompts: dict[str, Example] = {}
     for example in examples:
@@ -80,42 +108,134 @@ def answer_prompts(
             tally.drop("no prompt to answer", example)
         elif prompts.setdefault(key := example.prompt_sha256(), example) is not example:
             tally.drop("the same prompt again", prompts[key])
-    ids = {key: tokenizer.prompt_ids(example) for key, example in prompts.items()}
-    room = _context(checkpoint) - max_new_tokens
-    fitting = [key for key in prompts if 0 < len(ids[key]) <= room]
-    for key in prompts.keys() - set(fitting):
-        tally.drop("the prompt doesn't fit the context", prompts[key])
-    fitting.sort(key=lambda key: (len(ids[key]), key))
-    batches = [fitting[at : at + batch_size] for at in range(0, len(fitting), batch_size)]
-    settings = [temperature, max_new_tokens, batch_size, seed, checkpoint.sha256(), sha256_json(batches)]
-    ledger = out_file.with_name(f".{out_file.name}.ledger")
-    with disk_errors(f"writing {ledger}"):
-        answers = _read_ledger(ledger, sha256_json(settings))
-        resumed = len(answers)
-        started = time.monotonic()
-        new_tokens = 0
-        with progress.task("teacher answers", total=len(fitting), unit="answers") as task:
-            model = None
-            for number, batch in enumerate(batches):
-                if all(key in answers for key in batch):
-                    task.advance(len(batch))
-                    continue
-                model = model or _load(checkpoint)
-                count, found = _answer(
-                    model, tokenizer, {key: ids[key] for key in batch}, max_new_tokens, temperature, seed + number
-                )
-                _append(ledger, found)
-                answers.update(found)
-                new_tokens += count
-                rate = new_tokens / (time.monotonic() - started)
-                task.advance(len(batch), tokens_per_second=f"{rate:,.0f}")
-    kept = _validated(prompts, answers, tally, validate)
+    questions = {key: Question.of(plan.ask(example)) for key, example in prompts.items()}
+    replies: dict[str, list[Reply]] = {key: [] for key in prompts}
+    accounts = []
+    for teacher, asked in zip(teachers, _assigned(plan, prompts), strict=True):
+        file = (ledger or default_ledger()) if teacher.paid else out_file.with_name(f".{out_file.name}.ledger")
+        with Ledger(file) as book:
+            accounts.append(_ask(teacher, {key: questions[key] for key in asked}, plan, book, replies, progress))
+    kept = []
+    for key, example in prompts.items():
+        if not replies[key]:
+            tally.drop("no teacher's rule matches", example)
+        elif (answered := _kept(plan, example, replies[key], validate, tally)) is not None:
+            kept.append(answered)
     if not kept:
-        raise DataError(f"none of {len(prompts)} answers of {checkpoint.path} is usable: {tally.summary()}")
+        names = ", ".join(teacher.name for teacher in teachers)
+        raise DataError(f"none of {len(prompts)} answers of {names} is usable: {tally.summary()}")
     with whole_file(out_file) as partial:
         write_examples(partial, kept)
     seconds = time.monotonic() - started
-    return AnswersResult(out_file, tuple(kept), len(prompts), tally.result(), resumed, new_tokens, seconds)
+    return AnswersResult(out_file, tuple(kept), len(prompts), tally.result(), tuple(accounts), seconds)
+
+
+def ask_greedily(
+    teacher: Teacher,
+    examples: Sequence[Example],
+    plan: Plan,
+    *,
+    ledger: Path | None = None,
+    progress: Progress = SILENT,
+) -> list[str]:
+    """Return a teacher's own greedy answer to each prompt, for scoring: empty where it gave none."""
+    questions = [Question.of(plan.ask(example)) for example in examples]
+    unique = list({question.key: question for question in questions}.values())
+    with Ledger(ledger or default_ledger()) as book:
+        asking = Asking(0.0, plan.max_new_tokens, plan.seed)
+        found = teacher.answer(unique, asking, book, plan.limits, progress)
+    return [plan.learn(found[question.key].text) for question in questions]
+
+
+def _assigned(plan: Plan, prompts: dict[str, Example]) -> list[list[str]]:
+    """Return the prompts of each teacher."""
+    assigned: list[list[str]] = [[] for _ in plan.shares]
+    weights = [weight for weight, _ in plan.shares]
+    rules = [None if rule is None else re.compile(rule) for _, rule in plan.shares]
+    for key, example in prompts.items():
+        if plan.combine == "agreement":
+            chosen: Sequence[int] = range(len(plan.shares))
+        elif plan.combine == "route":
+            question = example.prompt[-1].content
+            chosen = [n for n, rule in enumerate(rules) if rule is None or rule.search(question)][:1]
+        else:
+            chosen = [_drawn(weights, key, plan.seed)]
+        for number in chosen:
+            assigned[number].append(key)
+    return assigned
+
+
+def _drawn(weights: Sequence[float], key: str, seed: int) -> int:
+    """Draw by weight, from the prompt's own hash: the same whatever other prompts there are."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    at = int.from_bytes(digest[:8], "big") / 2**64 * sum(weights)
+    for number, weight in enumerate(weights):
+        at -= weight
+        if at < 0:
+            return number
+    return len(weights) - 1
+
+
+def _ask(
+    teacher: Teacher,
+    questions: dict[str, Question],
+    plan: Plan,
+    ledger: Ledger,
+    replies: dict[str, list[Reply]],
+    progress: Progress,
+) -> Account:
+    given: list[Reply] = []
+    if questions:
+        for sample in range(plan.samples):
+            asking = Asking(plan.temperature, plan.max_new_tokens, plan.seed, sample)
+            unique = list({question.key: question for question in questions.values()}.values())
+            found = teacher.answer(unique, asking, ledger, plan.limits, progress)
+            for key, question in questions.items():
+                replies[key].append(found[question.key])
+            given += found.values()
+    costs = [reply.cost for reply in given if reply.cost is not None]
+    return Account(
+        teacher.name,
+        len(given),
+        ledger.recorded,
+        sum(reply.prompt_tokens for reply in given),
+        sum(reply.new_tokens for reply in given),
+        sum(costs) if costs else None,
+    )
+
+
+def _kept(
+    plan: Plan, example: Example, replies: Sequence[Reply], validate: Validate | None, tally: _Tally
+) -> Example | None:
+    """Return the example with the answer that is kept, or None with the reason counted."""
+    good: list[str] = []
+    faults: list[tuple[str, str]] = []
+    for reply in replies:
+        answer = plan.learn(reply.text)
+        fault = _fault(reply, answer, example, validate)
+        if fault is None:
+            good.append(answer)
+        else:
+            faults.append((fault, reply.text))
+    if not good:
+        tally.drop(faults[0][0], example, faults[0][1])
+        return None
+    counts = collections.Counter(plan.same(answer) for answer in good)
+    said, votes = counts.most_common(1)[0]
+    if len(replies) > 1 and votes / len(replies) < plan.min_agreement:
+        tally.drop("the answers disagree", example, good[0])
+        return None
+    return example.answered(next(answer for answer in good if plan.same(answer) == said))
+
+
+def _fault(reply: Reply, answer: str, example: Example, validate: Validate | None) -> str | None:
+    if reply.fault is not None:
+        return reply.fault
+    if not reply.finished:
+        return "not finished within max_new_tokens"
+    if not answer.strip():
+        return "empty answer"
+    return validate(example.answered(answer)) if validate is not None else None
 
 
 class _Tally:
@@ -132,105 +252,3 @@ class _Tally:
 
     def summary(self) -> str:
         return "; ".join(f"{entry.count} {entry.reason} ({entry.example})" for entry in self.result()) or "no prompt"
-
-
-def _validated(
-    prompts: dict[str, Example], answers: dict[str, _Answer], tally: _Tally, validate: Validate | None
-) -> list[Example]:
-    kept = []
-    for key, example in prompts.items():
-        if key not in answers:
-            continue
-        answer = answers[key]
-        answered = example.answered(answer.text)
-        if not answer.finished:
-            reason: str | None = "not finished within max_new_tokens"
-        elif not answer.text.strip():
-            reason = "empty answer"
-        else:
-            reason = validate(answered) if validate is not None else None
-        if reason is None:
-            kept.append(answered)
-        else:
-            tally.drop(reason, example, answer.text)
-    return kept
-
-
-def _load(checkpoint: Checkpoint) -> Any:
-    import torch
-
-    from edgestill.distill.models import load_model
-
-    return load_model(checkpoint).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _answer(
-    model: Any,
-    tokenizer: ChatTokenizer,
-    prompts: dict[str, list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> tuple[int, dict[str, _Answer]]:
-    from edgestill.distill.generate import generate
-
-    generated = generate(
-        model,
-        list(prompts.values()),
-        end_ids=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-    )
-    found = {
-        key: _Answer(tokenizer.decode(answer.ids), answer.finished)
-        for key, answer in zip(prompts, generated, strict=True)
-    }
-    return sum(len(answer.ids) + answer.finished for answer in generated), found
-
-
-def _context(checkpoint: Checkpoint) -> int:
-    value = checkpoint.config().get("max_position_embeddings")
-    return value if isinstance(value, int) else 1 << 30
-
-
-def _read_ledger(path: Path, key: str) -> dict[str, _Answer]:
-    """Return the finished answers of the same run; another run's ledger is replaced by an empty one.
-
-    A kill may have torn the last line: reading stops there, and the file is cut to what is whole.
-    """
-    found: dict[str, _Answer] = {}
-    whole = 0
-    if path.is_file():
-        with path.open("rb") as file:
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    entry = json.loads(line)
-                    if number == 0 and (entry["schema"], entry["key"]) != (SCHEMA, key):
-                        break
-                    if number:
-                        found[entry["prompt"]] = _Answer(entry["answer"], entry["finished"])
-                except (ValueError, KeyError, TypeError):
-                    break
-                whole += len(line)
-    if whole:
-        os.truncate(path, whole)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"schema": SCHEMA, "key": key}) + "\n", encoding="utf-8")
-        found = {}
-    return found
-
-
-def _append(path: Path, answers: dict[str, _Answer]) -> None:
-    lines = (
-        json.dumps({"prompt": key, "answer": answer.text, "finished": answer.finished}, ensure_ascii=False)
-        for key, answer in answers.items()
-    )
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(line + "\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,8 +1,9 @@
 """Examples from JSONL, CSV and Parquet: streamed row by row, a bad row named by file and line.
 
-Three shapes of row: ``{"messages": [{"role", "content"}, ...]}``, ``{"prompt", "completion"}`` (or the
-columns that a recipe names), ``{"text"}``. A plain ``.txt`` file is read as texts separated by a line
-``<|endoftext|>``, or as one text.
+Shapes of row: ``{"messages": [{"role", "content"}, ...]}``, ``{"prompt", "completion"}``, ``{"text"}``, a
+task's own columns (``premise`` and ``hypothesis``), ShareGPT's ``conversations``, and ``turns`` of
+``[speaker, text]``; a recipe may name other columns for them. A ``.json`` file is a list of rows, or SQuAD's
+layout. A plain ``.txt`` file is read as texts separated by a line ``<|endoftext|>``, or as one text.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import csv
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from edgestill.errors import DataError, MissingDependencyError
 from edgestill.storage import sha256_json
@@ -23,6 +24,17 @@ Role = Literal["system", "user", "assistant"]
 ROLES: Final = ("system", "user", "assistant")
 TEXT_SEPARATOR: Final = "<|endoftext|>"
 _MAX_ROW_BYTES: Final = 16 << 20
+_MAX_DOCUMENT_BYTES: Final = 256 << 20
+_OPTIONAL: Final = ("completion", "label", "answer", "answers", "summary", "references")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no example: where it is, why, and what it holds (text where it couldn't be parsed)."""
+
+    source: str
+    error: str
+    row: object
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """One row: a conversation (``messages``) or a plain text (``text``); ``source`` is ``file:line``."""
+    """One row: a conversation (``messages``) or a plain text (``text``); ``source`` is ``file:line``.
+
+    ``references`` are further right answers beside the final assistant message.
+    """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
     source: str = ""
+    references: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -66,29 +82,72 @@ class Example:
         """Return the row as it is written to JSONL."""
         if self.text is not None:
             return {"text": self.text}
-        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        row: dict[str, object] = {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        return {**row, "references": list(self.references)} if self.references else row
+
+
+Row = Mapping[str, object]
+"""One row of a data file as it was parsed: column name -> value."""
+
+
+class Shape(Protocol):
+    """How a task's own rows look: the columns that they have, and the example that they mean."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns by which such a row is known; none: there are no such rows."""
+
+    def build(self, row: Row, source: str) -> Example:
+        """Return the example. Raises DataError, naming ``source``, for a value that can't be used."""
 
 
 def read_examples(
     path: Path,
     *,
-    prompt_column: str = "prompt",
-    completion_column: str = "completion",
+    columns: Mapping[str, str] | None = None,
+    shape: Shape | None = None,
     system: str | None = None,
     limit: int | None = None,
+    set_aside: Callable[[BadRow], None] | None = None,
 ) -> Iterator[Example]:
-    """Yield the examples of a data file, in order.
+    """Yield the examples of a data file, in order, one at a time.
 
-    ``system`` is put before conversations that have no system message. Raises DataError, naming file
-    and line, for a missing file, an unknown suffix or a bad row.
+    ``columns`` names the file's column for each of ours (``{"prompt": "question"}``). ``shape`` builds the
+    rows that have all its fields; the others are messages, a prompt with its completion, or a text.
+    ``system`` is put before conversations that have no system message. Raises DataError, naming file and
+    line, for a missing file, an unknown suffix or a bad row; with ``set_aside`` a bad row goes there
+    instead, and reading goes on.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such data file")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: suffix {path.suffix!r} is not one of {', '.join(sorted(_READERS))}")
-    rows = (_example(row, f"{path}:{line}", prompt_column, completion_column, system) for line, row in reader(path))
-    yield from itertools.islice(rows, limit)
+    renamed = {ours: theirs for ours, theirs in (columns or {}).items() if ours != theirs}
+    for line, row in itertools.islice(reader(path), limit):
+        source = f"{path}:{line}"
+        try:
+            if isinstance(row, BadRow):
+                raise DataError(row.error)
+            yield _example(_renamed(row, renamed, source), source, shape, system)
+        except DataError as error:
+            if set_aside is None:
+                raise
+            set_aside(row if isinstance(row, BadRow) else BadRow(source, str(error), row))
+
+
+def _renamed(row: Row, columns: Mapping[str, str], source: str) -> Row:
+    if not columns:
+        return row
+    values = dict(row)
+    for ours, theirs in columns.items():
+        if theirs in row:
+            values[ours] = row[theirs]
+        elif ours not in _OPTIONAL:
+            raise DataError(f"{source}: no column {theirs!r}; the row has {', '.join(map(str, row)) or 'none'}")
+        else:
+            values.pop(ours, None)
+    return values
 
 
 def split_by_prompt(examples: Iterator[Example], fraction: float) -> tuple[list[Example], list[Example]]:
@@ -109,45 +168,99 @@ def write_examples(path: Path, examples: list[Example]) -> None:
             file.write(json.dumps(example.to_row(), ensure_ascii=False) + "\n")
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
+    """Write rows that were set aside as JSONL: where each was, what is wrong, what it holds."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for bad in rows:
+            row = {"source": bad.source, "error": bad.error, "row": bad.row}
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+Found = Iterator[tuple[int, "Row | BadRow"]]
+
+
+def _jsonl_rows(path: Path) -> Found:
     with path.open("rb") as file:
-        for line, raw in enumerate(iter(lambda: file.readline(_MAX_ROW_BYTES + 1), b""), 1):
-            if len(raw) > _MAX_ROW_BYTES:
-                raise DataError(f"{path}:{line}: row longer than {_MAX_ROW_BYTES} bytes; split it")
+        line = 0
+        while raw := file.readline(_MAX_ROW_BYTES + 1):
+            line += 1
             if line == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}:{line}: not JSON ({error}); one JSON object a line is expected") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{line}: a JSON object is expected, found {type(row).__name__}")
-            yield line, row
+            if len(raw) > _MAX_ROW_BYTES:
+                error = f"{path}:{line}: row longer than {_MAX_ROW_BYTES} bytes; split it"
+                yield line, BadRow(f"{path}:{line}", error, f"{raw[:1000].decode('utf-8', 'replace')} ...")
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(_MAX_ROW_BYTES)
+            elif raw.strip():
+                yield line, _json_row(raw, f"{path}:{line}")
 
 
-def _delimited_rows(path: Path, delimiter: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _json_row(raw: bytes, source: str) -> Row | BadRow:
+    try:
+        row = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        message = f"{source}: not JSON ({error}); one JSON object a line is expected"
+        return BadRow(source, message, raw.decode("utf-8", "replace").rstrip("\r\n"))
+    if not isinstance(row, dict):
+        return BadRow(source, f"{source}: a JSON object is expected, found {type(row).__name__}", row)
+    return row
+
+
+def _json_rows(path: Path) -> Found:
+    """Read one JSON document: a list of rows, or question answering in SQuAD's layout (data, paragraphs, qas)."""
+    try:
+        if path.stat().st_size > _MAX_DOCUMENT_BYTES:
+            raise DataError(f"{path}: larger than {_MAX_DOCUMENT_BYTES} bytes; write it as JSONL, one row a line")
+        document = json.loads(path.read_bytes())
+        squad = isinstance(document, dict) and isinstance(document.get("data"), list)
+        rows = list(_squad_rows(document["data"])) if squad else document
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a JSON list of rows, nor SQuAD's layout ({error})") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: a JSON list of rows or SQuAD's layout is expected, found {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        source = f"{path}:{number}"
+        is_row = isinstance(row, dict)
+        yield number, row if is_row else BadRow(source, f"{source}: a JSON object is expected", row)
+
+
+def _squad_rows(articles: Iterable[Any]) -> Iterator[Row]:
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                yield {
+                    "context": paragraph["context"],
+                    "question": question["question"],
+                    "answers": [answer["text"] for answer in question["answers"]],
+                }
+
+
+def _delimited_rows(path: Path, delimiter: str) -> Found:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        # Quotes in TSV data are mere characters.
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        reader = csv.DictReader(file, delimiter=delimiter, strict=delimiter == ",", quoting=quoting)
         try:
             for row in reader:
+                line = reader.line_num
                 if None in row or None in row.values():
-                    raise DataError(f"{path}:{reader.line_num}: the row doesn't have the header's columns")
-                yield reader.line_num, cast(Mapping[str, object], row)
+                    error = f"{path}:{line}: the row doesn't have the header's columns"
+                    yield line, BadRow(f"{path}:{line}", error, [value for value in row.values() if value is not None])
+                else:
+                    yield line, cast(Row, row)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}:{reader.line_num + 1}: not a readable row ({error})") from error
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _csv_rows(path: Path) -> Found:
     return _delimited_rows(path, ",")
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _tsv_rows(path: Path) -> Found:
     return _delimited_rows(path, "\t")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _parquet_rows(path: Path) -> Found:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -163,7 +276,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _text_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _text_rows(path: Path) -> Found:
     lines: list[str] = []
     start = 1
     try:
@@ -183,6 +296,7 @@ def _text_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 _READERS: Final = {
     ".jsonl": _jsonl_rows,
+    ".json": _json_rows,
     ".csv": _csv_rows,
     ".tsv": _tsv_rows,
     ".parquet": _parquet_rows,
@@ -190,41 +304,77 @@ _READERS: Final = {
 }
 
 
-def _example(
-    row: Mapping[str, object], source: str, prompt_column: str, completion_column: str, system: str | None
-) -> Example:
-    if "messages" in row:
-        messages = _messages(row["messages"], source)
-    elif prompt_column in row:
-        turns = [Message("user", _string(row, prompt_column, source))]
-        if row.get(completion_column) is not None:
-            turns.append(Message("assistant", _string(row, completion_column, source)))
-        messages = tuple(turns)
+def _example(row: Row, source: str, shape: Shape | None, system: str | None) -> Example:
+    if shape is not None and shape.fields and all(field in row for field in shape.fields) and "messages" not in row:
+        example = shape.build(row, source)
+    elif turns := next((name for name in _TURNS if name in row), None):
+        example = Example(_TURNS[turns](row[turns], source), None, source)
+    elif "prompt" in row:
+        said = [Message("user", string_of(row, "prompt", source))]
+        if row.get("completion") is not None:
+            said.append(Message("assistant", string_of(row, "completion", source)))
+        example = Example(tuple(said), None, source)
     elif "text" in row:
-        return Example(text=_string(row, "text", source), source=source)
+        return Example(text=string_of(row, "text", source), source=source)
     else:
+        own = "" if shape is None else f"{', '.join(map(repr, shape.fields))}, "
         found = ", ".join(sorted(str(key) for key in row)) or "nothing"
-        raise DataError(
-            f"{source}: 'messages', '{prompt_column}' (with '{completion_column}') or 'text' is expected, found {found}"
-        )
-    if system is not None and messages[0].role != "system":
-        messages = (Message("system", system), *messages)
-    return Example(messages, None, source)
+        raise DataError(f"{source}: {own}'messages', 'prompt' (with 'completion') or 'text' is expected, found {found}")
+    if system is not None and example.messages and example.messages[0].role != "system":
+        example = replace(example, messages=(Message("system", system), *example.messages))
+    if row.get("references") is None:
+        return example
+    return replace(example, references=strings_of(row, "references", source))
 
 
-def _string(row: Mapping[str, object], key: str, source: str) -> str:
+def string_of(row: Row, key: str, source: str) -> str:
+    """Return a row's value that must be a string. Raises DataError that names row and key."""
     value = row[key]
     if not isinstance(value, str):
         raise DataError(f"{source}: {key!r} must be a string, found {type(value).__name__}")
     return value
 
 
+def strings_of(row: Row, key: str, source: str) -> tuple[str, ...]:
+    """Return a row's value that must be a list of strings. Raises DataError that names row and key."""
+    values = row[key]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{source}: {key!r} must be a list of strings")
+    return tuple(values)
+
+
 def _messages(value: object, source: str) -> tuple[Message, ...]:
+    return _turns(value, source, "role", "content", dict.fromkeys(ROLES), "messages")
+
+
+def _conversations(value: object, source: str) -> tuple[Message, ...]:
+    """ShareGPT's layout: ``{"from": "human" | "gpt" | "system", "value"}``."""
+    return _turns(value, source, "from", "value", {"human": "user", "gpt": "assistant"}, "conversations")
+
+
+def _pairs(value: object, source: str) -> tuple[Message, ...]:
+    """A list of ``[speaker, text]``, as of dialogue data: USER and SYSTEM, of whom the latter is the assistant."""
+    pairs = isinstance(value, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in value)
+    if not pairs:
+        raise DataError(f"{source}: 'turns' must be a list of [speaker, text]")
+    rows = [{"role": str(speaker).lower(), "content": text} for speaker, text in cast("list[list[object]]", value)]
+    return _turns(rows, source, "role", "content", {"system": "assistant", "bot": "assistant"}, "turns")
+
+
+def _turns(
+    value: object, source: str, role_key: str, content_key: str, names: Mapping[str, str | None], what: str
+) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise DataError(f"{source}: 'messages' must be a non-empty list")
+        raise DataError(f"{source}: {what!r} must be a non-empty list")
     messages = []
     for turn in value:
-        if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
+        given = turn.get(role_key) if isinstance(turn, dict) else None
+        role = (names.get(given) or given) if isinstance(given, str) else None
+        content = turn.get(content_key) if isinstance(turn, dict) else None
+        if role not in ROLES or not isinstance(content, str):
             raise DataError(f"{source}: each message needs a role ({', '.join(ROLES)}) and a string content")
-        messages.append(Message(turn["role"], turn["content"]))
+        messages.append(Message(cast(Role, role), content))
     return tuple(messages)
+
+
+_TURNS: Final = {"messages": _messages, "conversations": _conversations, "turns": _pairs}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgestill.artifact import Artifact
 from edgestill.dataset import Example, Message, read_examples
 from edgestill.recipe import Recipe
@@ -16,6 +19,7 @@ from edgestill.steps import Steps
 
 if TYPE_CHECKING:
     from edgestill.progress import Progress
+    from edgestill.runtime.tasks import Task
 
 ANSWER_PROMPTS: Final = 20
 ANSWER_REPETITIONS: Final = 3
@@ -25,10 +29,16 @@ _FOUR_BIT: Final = ("int4", "q4_0", "q4_k_m")
 
 @dataclass(frozen=True)
 class Quality:
-    """What one model scored: metrics, and each test row's own score (none for a task without answers)."""
+    """What one model scored: metrics, and each test row's statistics ``[rows, k]`` (see Task.combine)."""
 
     metrics: dict[str, Figure]
-    rows: list[float]
+    rows: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> Quality:
+        """Read back what a step recorded."""
+        metrics = {key: Figure.model_validate(figure) for key, figure in value["metrics"].items()}
+        return cls(metrics, np.array(value["statistics"], np.float64))
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Measured:
     """What one model scored and how fast it is; ``answers`` are raw seconds per whole answer."""
 
     metrics: dict[str, Figure]
-    rows: list[float]
+    rows: NDArray[np.float64]
     bench: BenchRecord | None
     answers: list[float]
 
@@ -49,30 +59,23 @@ def measure_quality(
     def work() -> Any:
         from edgestill.runtime.evaluate import evaluate, write_predictions
         from edgestill.runtime.session import Session
-        from edgestill.runtime.tasks import get_task
 
         with Session.open(model) as session:
-            result = evaluate(session, get_task(recipe.task), read_examples(test), model_name=name, progress=progress)
+            result = evaluate(session, task_of(recipe), read_examples(test), model_name=name, progress=progress)
         write_predictions(predictions, result.predictions)
-        return result.record.model_dump(mode="json")["metrics"]
+        return {"metrics": result.record.model_dump(mode="json")["metrics"], "statistics": result.statistics.tolist()}
 
     predictions = steps.out_dir / "predictions" / f"{name}.jsonl"
-    done = steps.run(
-        f"eval-{name}", [recipe.task, sha256, test_sha256], work, outputs=[predictions], title=f"scoring {name}"
-    )
-    metrics = {key: Figure.model_validate(value) for key, value in done.value.items()}
-    return Quality(metrics, _row_scores(recipe, predictions))
+    depends = [recipe.task, recipe.task_options, sha256, test_sha256]
+    done = steps.run(f"eval-{name}", depends, work, outputs=[predictions], title=f"scoring {name}")
+    return Quality.of(done.value)
 
 
-def _row_scores(recipe: Recipe, predictions: Path) -> list[float]:
-    from edgestill.runtime.evaluate import read_predictions
-    from edgestill.runtime.tasks import GenerationTask, get_task
+def task_of(recipe: Recipe) -> Task:
+    """Return the recipe's task with its options."""
+    from edgestill.runtime.tasks import get_task
 
-    task = get_task(recipe.task)
-    if not isinstance(task, GenerationTask):
-        return []
-    rows = read_predictions(predictions)
-    return task.score_rows([row.text for row in rows], [row.gold for row in rows])
+    return get_task(recipe.task, recipe.task_options)
 
 
 def measure_speed(
@@ -105,7 +108,7 @@ def measure_speed(
             value["bench"]["raw"][_ANSWERS] = list(answers.raw["answer_seconds"])
         return value
 
-    depends = [recipe.bench.model_dump(mode="json"), recipe.task, sha256, test_sha256]
+    depends = [recipe.bench.model_dump(mode="json"), recipe.task == "text", sha256, test_sha256]
     done = steps.run(f"bench-{name}", depends, work, title=f"measuring {name}")
     seconds = done.value["answer_seconds"]
     bench = BenchRecord.model_validate(done.value["bench"])
@@ -140,57 +143,47 @@ def choose_shipped(
         speed = found.metrics["answer_seconds"].value if "answer_seconds" in found.metrics else None
         if quality is None:
             return (math.inf, math.inf)
-        return (-quality if _higher_is_better(recipe.task) else quality, speed if speed is not None else math.inf)
+        return (-quality if task_of(recipe).higher_is_better else quality, speed if speed is not None else math.inf)
 
     return min(candidates, key=rank).name
 
 
-def make_headline(artifact: str, teacher: str, metric: str, shipped: Measured, taught: Measured) -> Headline:
+def make_headline(recipe: Recipe, artifact: str, teacher: str, shipped: Measured, taught: Measured) -> Headline:
     """Compare the shipped artifact with the teacher as fp32, on the same engine if that can serve it."""
     return Headline(
         artifact=artifact,
         teacher=teacher,
-        metric=metric,
-        accuracy_retention=_retention(shipped, taught, metric),
+        metric=task_of(recipe).primary_metric,
+        accuracy_retention=_retention(recipe, shipped, taught),
         latency_reduction=_reduction(shipped, taught),
         memory_reduction=_memory(shipped.bench, taught.bench),
     )
 
 
-def distilling_gain(student: Measured, baseline: Measured, metric: str) -> Figure | None:
-    """Return what the student scores above the baseline on the same test rows (None: nothing to compare)."""
+def distilling_gain(recipe: Recipe, student: Measured, baseline: Measured) -> Figure:
+    """Return what the student scores above the baseline on the same test rows."""
     from edgestill.runtime.intervals import paired_difference
 
-    if not student.rows or len(student.rows) != len(baseline.rows):
-        return None
+    task = task_of(recipe)
+    metric = task.primary_metric
     source = f"{metric} of the student - {metric} of the baseline, same test rows; paired bootstrap"
-    return paired_difference(student.rows, baseline.rows, student.metrics[metric].unit, source)
+    return paired_difference(student.rows, baseline.rows, task.combine, student.metrics[metric].unit, source)
 
 
-def _retention(artifact: Measured, teacher: Measured, metric: str) -> Figure:
+def _retention(recipe: Recipe, artifact: Measured, teacher: Measured) -> Figure:
     from edgestill.runtime.intervals import paired_ratio
 
-    source = f"{metric} of the artifact / {metric} of the teacher, same test rows"
-    if artifact.rows and len(artifact.rows) == len(teacher.rows):
-        return paired_ratio(artifact.rows, teacher.rows, f"{source}; paired bootstrap")
-    ours, theirs = artifact.metrics.get(metric), teacher.metrics.get(metric)
-    if ours is None or theirs is None or not ours.value or not theirs.value:
-        return Figure.missing("fraction", source)
-    # No rows of their own: bits per byte, of which fewer are better.
-    source = f"{metric} of the teacher / {metric} of the artifact (lower is better), same test rows"
-    return Figure(value=theirs.value / ours.value, unit="fraction", n=ours.n, source=source)
-
-
-def _higher_is_better(task: str) -> bool:
-    from edgestill.runtime.tasks import get_task
-
-    return get_task(task).higher_is_better
+    task = task_of(recipe)
+    metric, inverse = task.primary_metric, not task.higher_is_better
+    pair = f"{metric} of the artifact / {metric} of the teacher"
+    if inverse:
+        pair = f"{metric} of the teacher / {metric} of the artifact (lower is better)"
+    source = f"{pair}, same test rows; paired bootstrap"
+    return paired_ratio(artifact.rows, teacher.rows, task.combine, source, inverse=inverse)
 
 
 def _reduction(shipped: Measured, taught: Measured) -> Figure:
     """1 - ratio of median seconds per answer; bootstrap interval over answers (percentile, 2,000 resamples)."""
-    import numpy as np
-
     artifact, teacher = shipped.answers, taught.answers
     engines = {measured.bench.engine for measured in (shipped, taught) if measured.bench is not None}
     same = "same prompts and engine" if len(engines) == 1 else "same prompts, each on its own engine"
@@ -228,7 +221,7 @@ def refuse_unfaithful(
     for row in rows:
         figure = row.metrics.get(metric)
         if row.role == "artifact" and figure is not None and figure.value is not None:
-            better = _higher_is_better(recipe.task)
+            better = task_of(recipe).higher_is_better
             kept = figure.value / teacher.value if better else teacher.value / figure.value
             if kept < floor:
                 refused[row.name] = f"min_accuracy_retention: {kept:.4f} of the teacher's {metric}, {floor} is asked"

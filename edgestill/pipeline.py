@@ -6,14 +6,16 @@ data -> teacher -> answers -> student (and baseline) -> files, each checked -> e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from edgestill.answering import ask_test
 from edgestill.artifact import Artifact, Checkpoint
-from edgestill.errors import GateError, UnsupportedError
+from edgestill.errors import GateError, StageError, UnsupportedError
 from edgestill.making import PLAIN, Made, make_artifacts, make_plain
 from edgestill.measuring import (
     Measured,
@@ -26,6 +28,7 @@ from edgestill.measuring import (
     measure_quality,
     measure_speed,
     refuse_unfaithful,
+    task_of,
 )
 from edgestill.packing import describe, golden_prompts, now, write_bundle
 from edgestill.progress import Progress
@@ -33,9 +36,10 @@ from edgestill.recipe import Recipe, load_recipe
 from edgestill.results import Headline, ModelRecord, Refused, ReportDocument, Role
 from edgestill.steps import Steps, tool_versions
 from edgestill.storage import whole_file, write_text
-from edgestill.training import Trained, check_exportable, train_models
+from edgestill.training import TaughtBy, Trained, check_exportable, train_models
 
-_TORCH_TEACHER: Final = "teacher-torch"
+if TYPE_CHECKING:
+    from edgestill.distill.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,12 @@ class _Row:
 
     name: str
     role: Role
-    model: Path
+    model: Path | None
     sha256: str
-    made: Made | None
-    checkpoint: Checkpoint | None
+    made: Made | None = None
+    checkpoint: Checkpoint | None = None
     notes: tuple[str, ...] = ()
+    asked: Teacher | None = None
 
 
 def distill_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> Checkpoint:
@@ -91,34 +96,18 @@ def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunRe
 
 
 def _checked_recipe(recipe_file: Path) -> Recipe:
-    from edgestill.runtime.tasks import get_task
-
     recipe = load_recipe(recipe_file)
-    get_task(recipe.task)  # a task that can't be scored is refused before any work
+    task_of(recipe)  # a task that can't be scored is refused before any work
     return recipe
 
 
 def _rows(steps: Steps, recipe: Recipe, trained: Trained, made: list[Made], progress: Progress) -> list[_Row]:
-    """List what is measured. Teacher, student and baseline are served as fp32 by the artifacts' own engine.
-
-    The teacher is served once per format, so that an artifact is compared with it on the same engine; one
-    that can't be exported is served by torch.
-    """
-    rows = []
+    """List what is measured. Student and baseline are served as fp32 by the artifacts' own engine."""
+    rows = [row for teacher in trained.teachers for row in _teacher_rows(steps, recipe, trained, teacher, progress)]
 
     def add(role: Role, name: str, served: Made, checkpoint: Checkpoint) -> None:
         rows.append(_Row(name, role, served.artifact.folder, served.artifact.sha256, served, checkpoint))
 
-    try:
-        check_exportable(trained.teacher)
-    except UnsupportedError as error:
-        note = f"served by torch, as it can't be exported: {error}"
-        teacher, sha256 = trained.teacher, trained.teacher_sha256
-        rows.append(_Row(_TORCH_TEACHER, "teacher", teacher.path, sha256, None, teacher, (note,)))
-    else:
-        for format in recipe.export:
-            served = make_plain(steps, "teacher", trained.teacher, trained.teacher_sha256, format, trained, progress)
-            add("teacher", f"teacher-{served.artifact.name}", served, trained.teacher)
     first = recipe.export[0]
     plain = next(one for one in made if one.artifact.name == f"{first}-{PLAIN[first]}")
     if plain.accepted:
@@ -128,8 +117,36 @@ def _rows(steps: Steps, recipe: Recipe, trained: Trained, made: list[Made], prog
         add("baseline", "baseline", baseline, trained.baseline)
     for one in made:
         if one.accepted:
-            rows.append(_Row(one.artifact.name, "artifact", one.artifact.folder, one.artifact.sha256, one, None))
+            rows.append(_Row(one.artifact.name, "artifact", one.artifact.folder, one.artifact.sha256, one))
     return rows
+
+
+def _teacher_rows(
+    steps: Steps, recipe: Recipe, trained: Trained, teacher: TaughtBy, progress: Progress
+) -> Iterator[_Row]:
+    """Yield how a teacher is measured.
+
+    A checkpoint is served once per format as fp32, so that an artifact is compared with it on the same
+    engine; one that can't be exported is served by torch. Who is behind a server can only be asked.
+    """
+    name = "teacher" if len(trained.teachers) == 1 else f"teacher-{teacher.name}"
+    if teacher.asked is not None:
+        note = "asked over the network: its speed and memory are those of somebody else's machine, not measured"
+        yield _Row(f"teacher-{teacher.name}", "teacher", None, teacher.sha256, notes=(note,), asked=teacher.asked)
+    elif teacher.file is not None:
+        yield _Row(f"teacher-{teacher.name}", "teacher", teacher.file, teacher.sha256)
+    elif teacher.checkpoint is not None:
+        checkpoint = teacher.checkpoint
+        try:
+            check_exportable(checkpoint)
+        except UnsupportedError as error:
+            note = f"served by torch, as it can't be exported: {error}"
+            yield _Row(f"{name}-torch", "teacher", checkpoint.path, teacher.sha256, None, checkpoint, (note,))
+            return
+        for format in recipe.export:
+            served = make_plain(steps, name, checkpoint, teacher.sha256, format, trained, progress)
+            artifact = served.artifact
+            yield _Row(f"{name}-{artifact.name}", "teacher", artifact.folder, artifact.sha256, served, checkpoint)
 
 
 def _measure(
@@ -138,16 +155,26 @@ def _measure(
     """Evaluate every row, then bench every row (on a machine that does nothing else by then)."""
     test, test_sha256 = trained.test, trained.test_sha256
     quality: dict[str, Quality] = {}
+    teachers: dict[Path, Quality] = {}
     for row in rows:
-        # The teacher computes the same on both engines (parity says so): scored once, on the first.
-        if row.role == "teacher" and quality:
-            quality[row.name] = next(iter(quality.values()))
+        # A teacher computes the same on both engines (parity says so): scored once, on the first.
+        same = row.checkpoint.path if row.role == "teacher" and row.checkpoint is not None else None
+        if same in teachers:
+            quality[row.name] = teachers[same]
             continue
-        quality[row.name] = measure_quality(steps, recipe, row.name, row.model, row.sha256, test, test_sha256, progress)
+        if row.asked is not None:
+            found = ask_test(steps, recipe, row.name, row.asked, test, test_sha256, progress)
+        else:
+            model = _model_of(row)
+            found = measure_quality(steps, recipe, row.name, model, row.sha256, test, test_sha256, progress)
+        quality[row.name] = found
+        if same is not None:
+            teachers[same] = found
     measured = {}
     for row in rows:
         found = quality[row.name]
-        if row.role == "baseline":  # the student's sizes: its speed is the student's
+        # A baseline has the student's sizes: its speed is the student's.
+        if row.role == "baseline" or row.model is None:
             measured[row.name] = Measured(found.metrics, found.rows, None, [])
             continue
         bench, seconds, answers = measure_speed(
@@ -156,6 +183,12 @@ def _measure(
         metrics = found.metrics if seconds is None else {**found.metrics, "answer_seconds": seconds}
         measured[row.name] = Measured(metrics, found.rows, bench, answers)
     return measured
+
+
+def _model_of(row: _Row) -> Path:
+    if row.model is None:
+        raise StageError(f"{row.name} has no file to run")
+    return row.model
 
 
 def _pack(
@@ -167,9 +200,7 @@ def _pack(
     measured: dict[str, Measured],
     progress: Progress,
 ) -> RunResult:
-    from edgestill.runtime.tasks import get_task
-
-    metric = get_task(recipe.task).primary_metric
+    metric = task_of(recipe).primary_metric
     records = [_record(row, measured[row.name]) for row in rows]
     teacher_score = measured[rows[0].name].metrics.get(metric)
     below = refuse_unfaithful(recipe, records, teacher_score, metric)
@@ -179,10 +210,10 @@ def _pack(
     reasons = {one.name: ", ".join(one.reasons) for one in refused}
     _check_left(recipe, [artifact.name for artifact in shipped], reasons, "the gates")
     ship = choose_shipped(recipe, shipped, measured, metric)
-    headline = _headline(ship, shipped, measured, metric)
+    headline = _headline(recipe, ship, shipped, rows, measured)
     gain = None
     if {"student", "baseline"} <= measured.keys():
-        gain = distilling_gain(measured["student"], measured["baseline"], metric)
+        gain = distilling_gain(recipe, measured["student"], measured["baseline"])
     parities = {one.artifact.name: one.parity for one in made}
     golden = _golden(steps, recipe, trained, shipped, progress)
     bundle_dir = steps.out_dir / "bundle"
@@ -279,14 +310,16 @@ def _record(row: _Row, found: Measured) -> ModelRecord:
     )
 
 
-def _headline(ship: str | None, shipped: list[Artifact], measured: dict[str, Measured], metric: str) -> Headline | None:
+def _headline(
+    recipe: Recipe, ship: str | None, shipped: list[Artifact], rows: list[_Row], measured: dict[str, Measured]
+) -> Headline | None:
+    """Compare the shipped artifact with the first teacher: on its own engine, where the teacher is served there."""
     if ship is None:
         return None
     format = next(artifact.format for artifact in shipped if artifact.name == ship)
-    teacher = f"teacher-{format}-{PLAIN[format]}"
-    if teacher not in measured:
-        teacher = _TORCH_TEACHER
-    return make_headline(ship, teacher, metric, measured[ship], measured[teacher])
+    teachers = [row.name for row in rows if row.role == "teacher"]
+    teacher = next((name for name in teachers if name.endswith(f"-{format}-{PLAIN[format]}")), teachers[0])
+    return make_headline(recipe, ship, teacher, measured[ship], measured[teacher])
 
 
 def _golden(steps: Steps, recipe: Recipe, trained: Trained, shipped: list[Artifact], progress: Progress) -> str:
@@ -308,7 +341,10 @@ def _golden(steps: Steps, recipe: Recipe, trained: Trained, shipped: list[Artifa
 def _provenance(recipe: Recipe, trained: Trained) -> dict[str, object]:
     return {
         "recipe": yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
-        "teacher": {"kind": recipe.teachers[0].kind, "sha256": trained.teacher_sha256},
+        "teachers": [
+            {"kind": section.kind, "name": teacher.name, "sha256": teacher.sha256}
+            for section, teacher in zip(recipe.teachers, trained.teachers, strict=True)
+        ],
         "student": {"kind": recipe.student.kind, "sha256": trained.student_sha256},
         "data": trained.data_sha256,
         "training": trained.facts,

@@ -8,224 +8,79 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgestill.errors import RecipeError
+from edgestill.sections import (
+    AnthropicTeacher,
+    Architecture,
+    Asked,
+    Bench,
+    BundleSection,
+    Columns,
+    ConfigStudent,
+    Data,
+    Distill,
+    ExportFormat,
+    Gates,
+    GgufTeacher,
+    KlLoss,
+    Loss,
+    OpenAITeacher,
+    PretrainedStudent,
+    Price,
+    PrunedStudent,
+    Quantization,
+    RemoteTeacher,
+    Section,
+    SftLoss,
+    Student,
+    Synthesize,
+    TaskName,
+    Teacher,
+    TrainedTeacher,
+    TransformersTeacher,
+)
+
+__all__ = [
+    "AnthropicTeacher",
+    "Architecture",
+    "Asked",
+    "Bench",
+    "BundleSection",
+    "Columns",
+    "ConfigStudent",
+    "Data",
+    "Distill",
+    "ExportFormat",
+    "Gates",
+    "GgufTeacher",
+    "KlLoss",
+    "Loss",
+    "OpenAITeacher",
+    "PretrainedStudent",
+    "Price",
+    "PrunedStudent",
+    "Quantization",
+    "Recipe",
+    "RemoteTeacher",
+    "Section",
+    "SftLoss",
+    "Student",
+    "Synthesize",
+    "TaskName",
+    "Teacher",
+    "TrainedTeacher",
+    "TransformersTeacher",
+    "load_recipe",
+    "parse_recipe",
+]
 
 RECIPE_VERSION: Final = 1
 _MAX_BYTES: Final = 1 << 20
-
-TaskName = Literal["nli", "conversation", "qa", "math", "summarization", "classification", "json", "text"]
-ExportFormat = Literal["onnx", "gguf"]
-Quantization = Literal["onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, unknown keys are errors, no silent type conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
-
-
-class Columns(Section):
-    """Which column of a CSV, Parquet or JSONL file holds what (for prompt/completion data)."""
-
-    prompt: str = "prompt"
-    completion: str = "completion"
-
-
-class Data(Section):
-    """Data files (JSONL, CSV, Parquet), relative to the recipe's own file.
-
-    Without ``validation``, a fraction of train is set aside by hash of the prompt.
-    """
-
-    train: Path
-    validation: Path | None = None
-    test: Path | None = None
-    validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
-    columns: Columns | None = None
-    system: str | None = None
-    limit: int | None = Field(default=None, gt=0)
-
-
-class Architecture(Section):
-    """Sizes of a new Llama-architecture model."""
-
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    kv_heads: int = Field(gt=0)
-    context: int = Field(default=512, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Architecture:
-        if self.hidden_size % self.heads:
-            raise ValueError(f"heads {self.heads} must divide hidden_size {self.hidden_size}")
-        if (self.hidden_size // self.heads) % 2:
-            raise ValueError(f"hidden_size / heads must be even, found {self.hidden_size // self.heads}")
-        if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads {self.kv_heads} must divide heads {self.heads}")
-        return self
-
-
-class TransformersTeacher(Section):
-    """A Hugging Face folder or hub name, loaded with transformers."""
-
-    kind: Literal["transformers"]
-    model: str
-    weight: float = Field(default=1.0, gt=0)
-
-
-class TrainedTeacher(Section):
-    """A teacher trained first, from the gold answers of ``data.train``.
-
-    ``tokens`` are strings that get a token of their own, such as the fixed parts of a JSON answer. With
-    ``grow_from`` the model is trained with that many layers first, for ``epochs``, then grown to all its
-    layers without changing what it computes, and trained for ``grown_epochs`` at a third of the rate.
-    """
-
-    kind: Literal["trained"]
-    architecture: Architecture
-    vocab_size: int = Field(default=1024, ge=300)
-    tokens: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
-    epochs: float = Field(default=3.0, gt=0)
-    batch_size: int = Field(default=32, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    warmup_fraction: float = Field(default=0.2, ge=0, lt=1)
-    grow_from: int | None = Field(default=None, gt=0)
-    grown_epochs: float = Field(default=0.25, gt=0)
-    weight: float = Field(default=1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _grows(self) -> TrainedTeacher:
-        if self.grow_from is not None and self.grow_from >= self.architecture.layers:
-            raise ValueError(f"grow_from {self.grow_from} must be below architecture.layers {self.architecture.layers}")
-        return self
-
-
-Teacher = Annotated[TransformersTeacher | TrainedTeacher, Field(discriminator="kind")]
-
-
-class PretrainedStudent(Section):
-    """A Hugging Face folder or hub name to start from."""
-
-    kind: Literal["pretrained"]
-    model: str
-
-
-class PrunedStudent(Section):
-    """The teacher with fewer layers and, if given, a narrower MLP.
-
-    ``layers`` is how many are kept, evenly spaced, or the numbers of those that are, from 0 upwards.
-    """
-
-    kind: Literal["pruned"]
-    layers: int | tuple[int, ...]
-    intermediate_size: int | None = Field(default=None, gt=0)
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _count_or_numbers(cls, layers: object) -> object:
-        numbers = list(layers) if isinstance(layers, list | tuple) else []
-        whole = bool(numbers) and all(type(number) is int and number >= 0 for number in numbers)
-        if (type(layers) is int and layers > 0) or (whole and sorted(set(numbers)) == numbers):
-            return layers
-        raise ValueError(f"must be how many layers, or their numbers from 0 upwards, found {layers!r}")
-
-
-class ConfigStudent(Section):
-    """New weights, with the teacher's tokenizer."""
-
-    kind: Literal["config"]
-    architecture: Architecture
-
-
-Student = Annotated[PretrainedStudent | PrunedStudent | ConfigStudent, Field(discriminator="kind")]
-
-
-class SftLoss(Section):
-    """Cross-entropy on the completion's tokens."""
-
-    kind: Literal["sft"]
-    weight: float = Field(default=1.0, ge=0)
-
-
-class KlLoss(Section):
-    """Generalised Jensen-Shannon divergence between teacher and student, temperature-scaled.
-
-    beta = 0 is forward KL(teacher || student), beta = 1 reverse KL (Agarwal et al., 2024, "GKD").
-    """
-
-    kind: Literal["kl"]
-    weight: float = Field(default=1.0, ge=0)
-    temperature: float = Field(default=2.0, gt=0)
-    beta: float = Field(default=0.0, ge=0, le=1)
-
-
-Loss = Annotated[SftLoss | KlLoss, Field(discriminator="kind")]
-
-
-class Synthesize(Section):
-    """How the teacher answers: ``prompts``, a file of fresh prompts without answers, or else those of train.
-
-    ``include_gold`` lets the student also learn the gold answers of train.
-    """
-
-    prompts: Path | None = None
-    include_gold: bool = False
-    temperature: float = Field(default=0.0, ge=0)
-    max_new_tokens: int = Field(default=128, gt=0)
-    batch_size: int = Field(default=64, gt=0)
-
-
-class Distill(Section):
-    """Training of the student. ``baseline`` also trains it on the gold answers alone, to compare."""
-
-    losses: tuple[Loss, ...] = (SftLoss(kind="sft", weight=0.5), KlLoss(kind="kl", weight=0.5))
-    learning_rate: float = Field(default=2e-5, gt=0)
-    batch_size: int = Field(default=2, gt=0)
-    epochs: float = Field(default=3.0, gt=0)
-    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
-    max_length: int = Field(default=512, gt=0)
-    save_every_seconds: float = Field(default=10.0, gt=0)
-    baseline: bool = True
-
-    @model_validator(mode="after")
-    def _some_weight(self) -> Distill:
-        if not any(loss.weight > 0 for loss in self.losses):
-            raise ValueError("at least one loss needs a weight above 0")
-        return self
-
-
-class Gates(Section):
-    """Limits an artifact must keep: parity against the student, task quality against the teacher."""
-
-    min_top1_agreement: float = Field(default=0.98, ge=0, le=1)
-    max_kl: float = Field(default=0.05, ge=0)
-    min_accuracy_retention: float = Field(default=0.0, ge=0)
-
-
-class Bench(Section):
-    """What is measured on each device."""
-
-    devices: tuple[Literal["local"], ...] = ("local",)
-    prompt_tokens: int = Field(default=128, gt=0)
-    new_tokens: int = Field(default=64, gt=1)
-    repetitions: int = Field(default=10, ge=3)
-    threads: int | None = Field(default=None, gt=0)
-
-
-class BundleSection(Section):
-    """How the bundle is packed. ``ship`` is the artifact of the headline; default: the best int4."""
-
-    sign: None = None
-    ship: str | None = None
-    golden_prompts: int = Field(default=20, gt=0)
-    license: str | None = None
 
 
 class Recipe(Section):
@@ -234,8 +89,9 @@ class Recipe(Section):
     version: Literal[1]
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     task: TaskName
+    task_options: dict[str, bool | int | str] = Field(default={})
     data: Data
-    teachers: tuple[Teacher, ...] = Field(min_length=1, max_length=1)
+    teachers: tuple[Teacher, ...] = Field(min_length=1, max_length=8)
     synthesize: Synthesize = Synthesize()
     student: Student
     distill: Distill = Distill()
@@ -261,6 +117,48 @@ class Recipe(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"names one twice: {', '.join(names)}")
         return names
+
+    def has_local_teacher(self) -> bool:
+        """Tell whether there is one teacher alone, and its logits can be had."""
+        return len(self.teachers) == 1 and isinstance(self.teachers[0], TransformersTeacher | TrainedTeacher)
+
+    @model_validator(mode="after")
+    def _teachable(self) -> Recipe:
+        if self.has_local_teacher():
+            return self
+        if any(isinstance(teacher, TrainedTeacher) for teacher in self.teachers):
+            raise ValueError("a teacher of kind 'trained' must be the only one")
+        if any(isinstance(loss, KlLoss) and loss.weight > 0 for loss in self.distill.losses):
+            raise ValueError("a kl loss needs one teacher alone, of kind 'transformers' or 'trained'; use sft")
+        if not isinstance(self.student, PretrainedStudent):
+            raise ValueError(
+                f"student of kind {self.student.kind!r} needs one teacher alone, of kind 'transformers' or 'trained'; "
+                "give a student of kind 'pretrained'"
+            )
+        if self.task == "text":
+            raise ValueError("task 'text' needs one teacher alone, of kind 'transformers' or 'trained'")
+        remote = [teacher for teacher in self.teachers if isinstance(teacher, RemoteTeacher)]
+        if self.synthesize.max_cost is not None:
+            for teacher in remote:
+                if teacher.price is None:
+                    raise ValueError(
+                        f"synthesize.max_cost needs a price: {{input, output}} for teacher {teacher.model!r}"
+                    )
+        if self.synthesize.combine == "route" and not any(teacher.when for teacher in self.teachers):
+            raise ValueError("combine 'route' needs a rule: give at least one teacher 'when'")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _losses_that_can_be_had(cls, value: Any) -> Any:
+        """Without ``losses``: sft and kl, or sft alone where the teacher's logits can't be had."""
+        if not isinstance(value, dict) or not isinstance(value.get("teachers"), list):
+            return value
+        distill = value.get("distill", {})
+        kinds = [teacher.get("kind") for teacher in value["teachers"] if isinstance(teacher, dict)]
+        if kinds in (["transformers"], ["trained"]) or not isinstance(distill, dict) or "losses" in distill:
+            return value
+        return {**value, "distill": {**distill, "losses": [{"kind": "sft"}]}}
 
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
@@ -312,7 +210,9 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
 
     data = recipe.data
     files = {"train": absolute(data.train), "validation": absolute(data.validation), "test": absolute(data.test)}
-    synthesize = recipe.synthesize.model_copy(update={"prompts": absolute(recipe.synthesize.prompts)})
+    synthesize = recipe.synthesize.model_copy(
+        update={"prompts": absolute(recipe.synthesize.prompts), "ledger": absolute(recipe.synthesize.ledger)}
+    )
 
     def local(model: str) -> str:
         beside = (folder / Path(model).expanduser()).resolve()
@@ -322,12 +222,17 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             raise RecipeError(f"model {model!r}: no such folder beside the recipe")
         return model
 
-    teachers = tuple(
-        teacher.model_copy(update={"model": local(teacher.model)})
-        if isinstance(teacher, TransformersTeacher)
-        else teacher
-        for teacher in recipe.teachers
-    )
+    def found(teacher: Teacher) -> Teacher:
+        if isinstance(teacher, TransformersTeacher):
+            return teacher.model_copy(update={"model": local(teacher.model)})
+        if isinstance(teacher, GgufTeacher):
+            file = absolute(teacher.model)
+            if file is None or not file.is_file():
+                raise RecipeError(f"teacher {str(teacher.model)!r}: no such file beside the recipe")
+            return teacher.model_copy(update={"model": file})
+        return teacher
+
+    teachers = tuple(found(teacher) for teacher in recipe.teachers)
     student = recipe.student
     if isinstance(student, PretrainedStudent):
         student = student.model_copy(update={"model": local(student.model)})

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgestill.answering import answer_data, open_teachers
 from edgestill.artifact import Checkpoint
-from edgestill.dataset import Example, read_examples, split_by_prompt, write_examples
-from edgestill.errors import DataError
+from edgestill.dataset import Example
+from edgestill.errors import StageError
+from edgestill.preparing import Prepared, prepare_data
 from edgestill.progress import Progress
-from edgestill.recipe import ConfigStudent, KlLoss, PretrainedStudent, PrunedStudent, Recipe, SftLoss, TrainedTeacher
+from edgestill.recipe import (
+    ConfigStudent,
+    GgufTeacher,
+    KlLoss,
+    PretrainedStudent,
+    PrunedStudent,
+    Recipe,
+    SftLoss,
+    TrainedTeacher,
+    TransformersTeacher,
+)
 from edgestill.steps import Done, Steps
-from edgestill.storage import sha256_file, whole_folder
 
 if TYPE_CHECKING:
     from edgestill.distill import EncodedData
+    from edgestill.distill.teachers import Teacher
 
 _SMALL_FILES: Final = (".json", ".jinja", ".txt", ".model")
 
@@ -30,8 +42,7 @@ class Trained:
     ``facts`` are counts for the report: rows asked, dropped and why, steps, tokens.
     """
 
-    teacher: Checkpoint
-    teacher_sha256: str
+    teachers: tuple[TaughtBy, ...]
     student: Checkpoint
     student_sha256: str
     baseline: Checkpoint | None
@@ -45,38 +56,39 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class _Data:
-    folder: Path
-    sha256: dict[str, str]
-    counts: dict[str, int]
+class TaughtBy:
+    """One teacher: a ``checkpoint``, a GGUF ``file``, or one who can only be ``asked``; ``sha256`` names it."""
 
-    def rows(self, split: str) -> list[Example]:
-        return list(read_examples(self.folder / f"{split}.jsonl"))
+    name: str
+    sha256: str
+    checkpoint: Checkpoint | None = None
+    file: Path | None = None
+    asked: Teacher | None = None
 
 
 def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     """Do (or find done) every step up to the student and the baseline."""
-    data = _prepare_data(steps, recipe)
+    data = prepare_data(steps, recipe, progress)
     if isinstance(recipe.student, PretrainedStudent):
         from edgestill.distill import load_teacher
 
         check_exportable(load_teacher(recipe.student.model))
-    teacher, teacher_sha256 = _teacher(steps, recipe, data, progress)
-    start, start_sha256 = _student_start(steps, recipe, teacher, teacher_sha256)
-    _check_before_answers(recipe, teacher, start)
-    answers, facts = _answers(steps, recipe, data, teacher, teacher_sha256, progress)
-    student = _student(steps, recipe, teacher, teacher_sha256, start, start_sha256, answers, progress)
+    local = _local_teacher(steps, recipe, data, progress)
+    start, start_sha256 = _student_start(steps, recipe, local)
+    _check_before_answers(recipe, local, start)
+    teachers = open_teachers(recipe, local.checkpoint)
+    answers, facts = answer_data(steps, recipe, data, teachers, progress)
+    student = _student(steps, recipe, local, start, start_sha256, answers, progress)
     facts["student"] = learnt = _training_facts(steps.out_dir / "student")
     baseline: Done | None = None
     if recipe.distill.baseline and recipe.task != "text":
         plain, plain_sha256 = _baseline_start(steps, recipe, start, start_sha256)
         baseline = _baseline(steps, recipe, data, plain, plain_sha256, int(learnt["rows"]), progress)
         facts["baseline"] = _training_facts(steps.out_dir / "baseline")
-    if isinstance(recipe.teachers[0], TrainedTeacher):
-        facts["teacher"] = _training_facts(teacher.path)
+    if isinstance(recipe.teachers[0], TrainedTeacher) and local.checkpoint is not None:
+        facts["teacher"] = _training_facts(local.checkpoint.path)
     return Trained(
-        teacher=teacher,
-        teacher_sha256=teacher_sha256,
+        teachers=_taught_by(recipe, local, teachers),
         student=Checkpoint.open(steps.out_dir / "student"),
         student_sha256=student.value["sha256"],
         baseline=None if baseline is None else Checkpoint.open(steps.out_dir / "baseline"),
@@ -90,66 +102,35 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     )
 
 
-def _prepare_data(steps: Steps, recipe: Recipe) -> _Data:
-    """Read every data file once, check every row, and write the splits as JSONL."""
-    from edgestill.runtime.tasks import get_task
+@dataclass(frozen=True)
+class _Local:
+    """The one teacher that is a checkpoint here, whose logits can be had; none when there are others or several."""
 
-    section = recipe.data
-    files = {"train": section.train, "validation": section.validation, "test": section.test}
-    files["prompts"] = recipe.synthesize.prompts
-    for path in files.values():
-        if path is not None and not path.is_file():
-            raise DataError(f"{path}: no such data file; correct the recipe's data section")
-    folder = steps.out_dir / "data"
+    checkpoint: Checkpoint | None = None
+    sha256: str = ""
 
-    def read(path: Path) -> Iterator[Example]:
-        columns = section.columns
-        names = {} if columns is None else {"prompt_column": columns.prompt, "completion_column": columns.completion}
-        return read_examples(path, system=section.system, limit=section.limit, **names)
-
-    def work() -> Any:
-        rows = {split: list(read(path)) for split, path in files.items() if path is not None}
-        if section.validation is None:
-            rows["train"], rows["validation"] = split_by_prompt(iter(rows["train"]), section.validation_fraction)
-        if section.test is None:
-            rows["test"] = rows["validation"]
-        for split, found in rows.items():
-            if not found:
-                raise DataError(f"{files.get(split) or section.train}: no rows for {split}")
-        if recipe.task != "text":
-            for split in ("train", "validation", "test"):
-                for row in rows[split]:
-                    if row.completion is None:
-                        raise DataError(f"{row.source}: no answer in it; task {recipe.task!r} needs one in {split}")
-            for row in rows["test"]:
-                get_task(recipe.task).gold(row)  # an answer that can't be scored is refused before any training
-        with whole_folder(folder) as partial:
-            for split, found in rows.items():
-                write_examples(partial / f"{split}.jsonl", found)
-        return {
-            "sha256": {split: sha256_file(folder / f"{split}.jsonl") for split in rows},
-            "counts": {split: len(found) for split, found in rows.items()},
-        }
-
-    depends = [
-        section.model_dump(mode="json", exclude={"train", "validation", "test"}),
-        recipe.task,
-        {split: sha256_file(path) for split, path in files.items() if path is not None},
-    ]
-    done = steps.run("data", depends, work, outputs=[folder], title="reading the data")
-    return _Data(folder, done.value["sha256"], done.value["counts"])
+    def needed(self) -> Checkpoint:
+        """Return the checkpoint; a recipe that needs it and has none is refused before."""
+        if self.checkpoint is None:
+            raise StageError("this needs one teacher of kind transformers or trained")
+        return self.checkpoint
 
 
-def _teacher(steps: Steps, recipe: Recipe, data: _Data, progress: Progress) -> tuple[Checkpoint, str]:
+def _local_teacher(steps: Steps, recipe: Recipe, data: Prepared, progress: Progress) -> _Local:
+    if not recipe.has_local_teacher():
+        return _Local()
     section = recipe.teachers[0]
-    if not isinstance(section, TrainedTeacher):
-        return _found_checkpoint(steps, "teacher", section.model)
+    if isinstance(section, TransformersTeacher):
+        return _Local(*_found_checkpoint(steps, "teacher", section.model))
+    trained = section if isinstance(section, TrainedTeacher) else None
+    if trained is None:
+        return _Local()
 
     def work() -> Any:
         from edgestill.distill import train_teacher
 
         made = train_teacher(
-            section,
+            trained,
             data.rows("train"),
             folder,
             max_length=recipe.distill.max_length,
@@ -160,10 +141,27 @@ def _teacher(steps: Steps, recipe: Recipe, data: _Data, progress: Progress) -> t
         return {"sha256": made.sha256()}
 
     folder = steps.out_dir / "teacher"
-    depends = [section.model_dump(mode="json"), data.sha256["train"], recipe.distill.max_length, recipe.seed]
+    section_key = trained.model_dump(mode="json", exclude={"name", "weight", "when"})
+    depends = [section_key, data.sha256["train"], recipe.distill.max_length, recipe.seed]
     title = f"training the teacher on {data.counts['train']:,} gold answers"
     done = steps.run("teacher", depends, work, outputs=[folder], title=title)
-    return Checkpoint.open(folder), done.value["sha256"]
+    return _Local(Checkpoint.open(folder), done.value["sha256"])
+
+
+def _taught_by(recipe: Recipe, local: _Local, teachers: Sequence[Teacher]) -> tuple[TaughtBy, ...]:
+    from edgestill.distill import load_teacher
+
+    found = []
+    for section, teacher in zip(recipe.teachers, teachers, strict=True):
+        if local.checkpoint is not None:
+            found.append(TaughtBy(teacher.name, local.sha256, checkpoint=local.checkpoint))
+        elif isinstance(section, TransformersTeacher):
+            found.append(TaughtBy(teacher.name, teacher.identity, checkpoint=load_teacher(section.model)))
+        elif isinstance(section, GgufTeacher):
+            found.append(TaughtBy(teacher.name, teacher.identity, file=section.model))
+        else:
+            found.append(TaughtBy(teacher.name, teacher.identity, asked=teacher))
+    return tuple(found)
 
 
 def _found_checkpoint(steps: Steps, name: str, model: str) -> tuple[Checkpoint, str]:
@@ -186,20 +184,20 @@ def check_exportable(checkpoint: Checkpoint) -> None:
         describe_checkpoint(checkpoint, weights)
 
 
-def _check_before_answers(recipe: Recipe, teacher: Checkpoint, start: Checkpoint) -> None:
+def _check_before_answers(recipe: Recipe, local: _Local, start: Checkpoint) -> None:
     """Refuse what could only fail after the teacher has answered everything."""
     from edgestill.distill import check_same_vocabulary
 
     check_exportable(start)
     if _kl_temperatures(recipe):
-        check_same_vocabulary(teacher, start)
+        check_same_vocabulary(local.needed(), start)
 
 
 def _kl_temperatures(recipe: Recipe) -> list[float]:
     return sorted({loss.temperature for loss in recipe.distill.losses if isinstance(loss, KlLoss) and loss.weight > 0})
 
 
-def _student_start(steps: Steps, recipe: Recipe, teacher: Checkpoint, teacher_sha256: str) -> tuple[Checkpoint, str]:
+def _student_start(steps: Steps, recipe: Recipe, local: _Local) -> tuple[Checkpoint, str]:
     section: PretrainedStudent | PrunedStudent | ConfigStudent = recipe.student
     if isinstance(section, PretrainedStudent):
         return _found_checkpoint(steps, "student", section.model)
@@ -207,72 +205,18 @@ def _student_start(steps: Steps, recipe: Recipe, teacher: Checkpoint, teacher_sh
     def work() -> Any:
         from edgestill.distill import make_student
 
-        return {"sha256": make_student(section, teacher, folder, seed=recipe.seed).sha256()}
+        return {"sha256": make_student(section, local.needed(), folder, seed=recipe.seed).sha256()}
 
     folder = steps.out_dir / "student-start"
-    depends = [section.model_dump(mode="json"), teacher_sha256, recipe.seed]
+    depends = [section.model_dump(mode="json"), local.sha256, recipe.seed]
     done = steps.run("student-start", depends, work, outputs=[folder], title=f"making the student ({section.kind})")
     return Checkpoint.open(folder), done.value["sha256"]
-
-
-def _answers(
-    steps: Steps, recipe: Recipe, data: _Data, teacher: Checkpoint, teacher_sha256: str, progress: Progress
-) -> tuple[list[Example], dict[str, object]]:
-    """Return the rows that the student learns: the teacher's answers, or the texts of a text task."""
-    if recipe.task == "text":
-        return data.rows("train"), {"rows": data.counts["train"]}
-    section = recipe.synthesize
-    split = "prompts" if section.prompts is not None else "train"
-
-    def work() -> Any:
-        from edgestill.distill import answer_prompts
-
-        result = answer_prompts(
-            teacher,
-            data.rows(split),
-            answers,
-            temperature=section.temperature,
-            max_new_tokens=section.max_new_tokens,
-            batch_size=section.batch_size,
-            seed=recipe.seed,
-            validate=_validator(recipe, data),
-            progress=progress,
-        )
-        dropped = [{"reason": d.reason, "count": d.count, "example": d.example} for d in result.dropped]
-        return {"asked": result.asked, "kept": len(result.examples), "dropped": dropped}
-
-    answers = steps.out_dir / "answers.jsonl"
-    asked = section.model_dump(mode="json", exclude={"prompts", "include_gold"})
-    # The labels that a classification's answers are checked by come from train.
-    checked_by = [recipe.task, data.sha256["train"] if recipe.task == "classification" else None]
-    depends = [asked, checked_by, data.sha256[split], teacher_sha256, recipe.seed]
-    title = f"the teacher answers {data.counts[split]:,} prompts"
-    done = steps.run("answers", depends, work, outputs=[answers], title=title)
-    for drop in done.value["dropped"]:
-        progress.note(f"left out {drop['count']:,} answers: {drop['reason']}, for example {drop['example']}")
-    rows = list(read_examples(answers))
-    if section.include_gold:
-        rows += data.rows("train")
-    return rows, {"answers": done.value}
-
-
-def _validator(recipe: Recipe, data: _Data) -> Callable[[Example], str | None] | None:
-    """Return the task's own check of a teacher's answer."""
-    if recipe.task == "json":
-        from edgestill.runtime.tasks.json_action import parse_object
-
-        return lambda row: None if parse_object(row.completion or "") is not None else "not one JSON object"
-    if recipe.task == "classification":
-        labels = {(row.completion or "").strip() for row in data.rows("train")}
-        return lambda row: None if (row.completion or "").strip() in labels else "not one of the labels"
-    return None
 
 
 def _student(
     steps: Steps,
     recipe: Recipe,
-    teacher: Checkpoint,
-    teacher_sha256: str,
+    local: _Local,
     start: Checkpoint,
     start_sha256: str,
     answers: list[Example],
@@ -295,10 +239,10 @@ def _student(
         def cache_work() -> Any:
             from edgestill.distill import cache_signal
 
-            cache_signal(teacher, rows(), cache, temperatures=temperatures, progress=progress)
+            cache_signal(local.needed(), rows(), cache, temperatures=temperatures, progress=progress)
             return None
 
-        depends = [answers_key, start_sha256, teacher_sha256, temperatures, recipe.distill.max_length]
+        depends = [answers_key, start_sha256, local.sha256, temperatures, recipe.distill.max_length]
         steps.run("signal", depends, cache_work, outputs=[cache], title="caching the teacher's logits")
 
     def work() -> Any:
@@ -317,7 +261,7 @@ def _student(
         )
         return {"sha256": made.sha256()}
 
-    depends = [_distill_key(recipe), answers_key, start_sha256, teacher_sha256 if temperatures else None, recipe.seed]
+    depends = [_distill_key(recipe), answers_key, start_sha256, local.sha256 if temperatures else None, recipe.seed]
     title = f"distilling the student from {len(answers):,} answers"
     return steps.run("student", depends, work, outputs=[folder], title=title)
 
@@ -344,7 +288,7 @@ def _baseline_start(steps: Steps, recipe: Recipe, start: Checkpoint, start_sha25
 def _baseline(
     steps: Steps,
     recipe: Recipe,
-    data: _Data,
+    data: Prepared,
     start: Checkpoint,
     start_sha256: str,
     student_rows: int,

@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgestill.dataset import Example
 from edgestill.errors import ContextFullError, DataError, UnsupportedError
 from edgestill.progress import SILENT, Progress
@@ -24,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer beside the right one; ``seconds`` is the wall time from messages to text."""
+    """One answer beside the right ones; ``seconds`` is the wall time from messages to text."""
 
     source: str
     text: str
-    gold: str
+    gold: tuple[str, ...]
     seconds: float
     prompt_tokens: int
     new_tokens: int
@@ -37,9 +40,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's metrics and the predictions behind them (none for a task that generates nothing)."""
+    """One model's metrics, and what is behind them.
+
+    ``predictions`` are none for a task that generates nothing; ``statistics`` ``[examples, k]`` are those
+    of :meth:`edgestill.runtime.tasks.Task.combine`.
+    """
 
     record: EvalRecord
+    statistics: NDArray[np.float64]
     predictions: tuple[Prediction, ...] = ()
 
 
@@ -62,13 +70,14 @@ def evaluate(
     if not rows:
         raise DataError(f"no examples to evaluate {model_name} on; give a data file with rows in it")
     if isinstance(task, LikelihoodTask):
-        metrics = task.measure(session, rows, progress=progress)
-        return Evaluation(EvalRecord(model=model_name, metrics=metrics))
+        metrics, statistics = task.measure(session, rows, progress=progress)
+        return Evaluation(EvalRecord(model=model_name, metrics=metrics), statistics)
     if not isinstance(task, GenerationTask):
         raise UnsupportedError(f"task {task.name!r} neither generates nor scores text; derive it from one that does")
     predictions = _answer(session, task, rows, model_name, progress)
-    metrics = task.score([row.text for row in predictions], [row.gold for row in predictions])
-    return Evaluation(EvalRecord(model=model_name, metrics={**metrics, **_cost(predictions)}), predictions)
+    texts, golds = [row.text for row in predictions], [row.gold for row in predictions]
+    metrics = {**task.score(texts, golds), **task.measure(session, rows, progress=progress), **_cost(predictions)}
+    return Evaluation(EvalRecord(model=model_name, metrics=metrics), task.statistics(texts, golds), predictions)
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -79,7 +88,8 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 def read_predictions(path: Path) -> list[Prediction]:
     """Read back what :func:`write_predictions` wrote."""
     # Not splitlines(): an answer may hold U+2028, which ends no line of a JSONL file.
-    return [Prediction(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    return [Prediction(**{**row, "gold": tuple(row["gold"])}) for row in rows]
 
 
 def _answer(
@@ -99,7 +109,13 @@ def _answer(
             new_tokens = len(answer.token_ids)
             predictions.append(
                 Prediction(
-                    row.source, answer.text, gold, seconds, answer.prompt_tokens, new_tokens, str(answer.finish_reason)
+                    row.source,
+                    answer.text,
+                    tuple(gold),
+                    seconds,
+                    answer.prompt_tokens,
+                    new_tokens,
+                    str(answer.finish_reason),
                 )
             )
             under_way.advance()

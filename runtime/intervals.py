@@ -38,28 +38,50 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float], unit: str, source: str) -> Figure:
-    """Return mean(ours) - mean(theirs) over the same rows, with the interval of a bootstrap that keeps rows paired."""
-    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    interval = bootstrap_interval(len(a), lambda rows: float(a[rows].mean() - b[rows].mean()))
-    return Figure(value=float(a.mean() - b.mean()), unit=unit, n=len(a), ci95=interval, source=source)
+Combine = Callable[[NDArray[np.float64]], float]
+"""A metric as a function of statistics ``[k]`` that were summed over rows; nan where it isn't defined."""
 
 
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float], source: str) -> Figure:
-    """Return mean(ours) / mean(theirs) over the same rows, with the interval of a bootstrap that keeps rows paired.
+def paired_difference(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], combine: Combine, unit: str, source: str
+) -> Figure:
+    """Return metric(ours) - metric(theirs) over the same rows, with a bootstrap that keeps rows paired.
 
-    Without a value when the mean of ``theirs`` is 0.
+    ``ours`` and ``theirs`` are statistics ``[rows, k]``.
     """
-    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return _paired(ours, theirs, lambda a, b: combine(a) - combine(b), unit, source)
 
-    def ratio(rows: NDArray[np.int64]) -> float:
-        below = b[rows].mean()
-        return float(a[rows].mean() / below) if below else math.nan
 
-    value = ratio(np.arange(len(a)))
+def paired_ratio(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], combine: Combine, source: str, *, inverse: bool = False
+) -> Figure:
+    """Return metric(ours) / metric(theirs) over the same rows (``inverse``: theirs by ours), paired as above.
+
+    Without a value when the lower one is 0.
+    """
+
+    def ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        above, below = (combine(b), combine(a)) if inverse else (combine(a), combine(b))
+        return above / below if below else math.nan
+
+    return _paired(ours, theirs, ratio, "fraction", source)
+
+
+def _paired(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    compare: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    unit: str,
+    source: str,
+) -> Figure:
+    def over(rows: NDArray[np.int64]) -> float:
+        return compare(ours[rows].sum(axis=0), theirs[rows].sum(axis=0))
+
+    n = len(ours)
+    value = over(np.arange(n)) if n else math.nan
     if math.isnan(value):
-        return Figure.missing("fraction", source)
-    return Figure(value=value, unit="fraction", n=len(a), ci95=bootstrap_interval(len(a), ratio), source=source)
+        return Figure.missing(unit, source)
+    return Figure(value=value, unit=unit, n=n, ci95=bootstrap_interval(n, over), source=source)
 
 
 def quantile_ranks(n: int, quantile: float) -> tuple[int, int] | None:

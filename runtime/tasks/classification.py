@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgestill.results import Figure
 from edgestill.runtime.intervals import bootstrap_interval
-from edgestill.runtime.tasks import GenerationTask, register
+from edgestill.runtime.tasks import GenerationTask, References, register
 
 
 def macro_f1(gold: NDArray[np.int64], predicted: NDArray[np.int64], labels: int) -> float:
@@ -31,28 +31,29 @@ class ClassificationTask(GenerationTask):
     name = "classification"
     primary_metric = "accuracy"
 
-    def score(self, predictions: Sequence[str], golds: Sequence[str]) -> dict[str, Figure]:
+    def score(self, predictions: Sequence[str], golds: Sequence[References]) -> dict[str, Figure]:
         """Return ``accuracy``, ``macro_f1`` and ``valid_label``; the valid labels are those of ``golds``.
 
         A prediction that is no valid label is, for ``macro_f1``, a label of its own with F1 0.
         """
         found = [text.strip() for text in predictions]
-        expected = [text.strip() for text in golds]
+        expected = [gold[0].strip() for gold in golds]
         n = len(expected)
         hits = round(sum(self.score_rows(predictions, golds)))
         valid = set(expected)
         return {
             "accuracy": Figure.proportion(hits, n, "exact match of the label"),
-            "macro_f1": _macro_f1_figure(found, expected),
+            "macro_f1": macro_f1_figure(found, expected),
             "valid_label": Figure.proportion(sum(text in valid for text in found), n, "answers that are a label"),
         }
 
-    def score_rows(self, predictions: Sequence[str], golds: Sequence[str]) -> list[float]:
+    def score_rows(self, predictions: Sequence[str], golds: Sequence[References]) -> list[float]:
         """Return 1 for each right label, else 0."""
-        return [float(text.strip() == gold.strip()) for text, gold in zip(predictions, golds, strict=True)]
+        return [float(text.strip() == gold[0].strip()) for text, gold in zip(predictions, golds, strict=True)]
 
 
-def _macro_f1_figure(found: list[str], expected: list[str]) -> Figure:
+def macro_f1_figure(found: Sequence[str], expected: Sequence[str]) -> Figure:
+    """Return macro F1 over label texts; a prediction that is no valid label is a label of its own with F1 0."""
     n = len(expected)
     if n == 0:
         return Figure.missing("fraction", "no examples")

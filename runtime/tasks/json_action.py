@@ -17,7 +17,7 @@ from edgestill.dataset import Example
 from edgestill.errors import DataError
 from edgestill.results import Figure
 from edgestill.runtime.intervals import bootstrap_interval
-from edgestill.runtime.tasks import GenerationTask, register
+from edgestill.runtime.tasks import GenerationTask, References, register
 
 ACTION_KEY: Final = "action"
 _MAX_CHARACTERS: Final = 1 << 16
@@ -50,21 +50,30 @@ class JsonTask(GenerationTask):
     name = "json"
     primary_metric = "accuracy"
 
-    def gold(self, example: Example) -> str:
+    def gold(self, example: Example) -> References:
         """Return the gold object's text. Raises DataError when it isn't one JSON object."""
-        gold = super().gold(example)
-        if parse_object(gold) is None:
-            raise DataError(f"{example.source}: the answer {gold[:80]!r} is not one JSON object")
-        return gold
+        golds = super().gold(example)
+        if parse_object(golds[0]) is None:
+            raise DataError(f"{example.source}: the answer {golds[0][:80]!r} is not one JSON object")
+        return golds
 
-    def score(self, predictions: Sequence[str], golds: Sequence[str]) -> dict[str, Figure]:
+    def fault(self, answer: str, example: Example) -> str | None:
+        """Refuse what isn't one JSON object."""
+        return None if parse_object(answer) is not None else "not one JSON object"
+
+    def same(self, answer: str) -> str:
+        """Return the canonical object."""
+        value = parse_object(answer)
+        return answer if value is None else canonical(value)
+
+    def score(self, predictions: Sequence[str], golds: Sequence[References]) -> dict[str, Figure]:
         """Return ``accuracy``, ``valid_json``, ``action_accuracy`` and ``slot_f1``.
 
         ``action_accuracy`` counts the examples whose gold has an action. ``slot_f1`` is micro F1 over
         (key, value) pairs of all other keys; a prediction that isn't an object has none.
         Raises DataError for a gold that isn't a JSON object.
         """
-        pairs = [(parse_object(text), _gold_object(gold)) for text, gold in zip(predictions, golds, strict=True)]
+        pairs = [(parse_object(text), _gold_object(gold[0])) for text, gold in zip(predictions, golds, strict=True)]
         n = len(pairs)
         exact = sum(_exact(found, gold) for found, gold in pairs)
         valid = sum(found is not None for found, _ in pairs)
@@ -77,10 +86,10 @@ class JsonTask(GenerationTask):
             "slot_f1": _slot_f1(pairs),
         }
 
-    def score_rows(self, predictions: Sequence[str], golds: Sequence[str]) -> list[float]:
+    def score_rows(self, predictions: Sequence[str], golds: Sequence[References]) -> list[float]:
         """Return 1 for each exact match, else 0."""
         pairs = zip(predictions, golds, strict=True)
-        return [float(_exact(parse_object(text), _gold_object(gold))) for text, gold in pairs]
+        return [float(_exact(parse_object(text), _gold_object(gold[0]))) for text, gold in pairs]
 
 
 def _exact(found: dict[str, object] | None, gold: dict[str, object]) -> bool:

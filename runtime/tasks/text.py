@@ -45,21 +45,29 @@ class TextTask(LikelihoodTask):
         """Return nothing: the model is shown no prompt."""
         return ()
 
-    def gold(self, example: Example) -> str:
+    def check(self, example: Example) -> None:
+        """Raise DataError, naming the row, when the example is a conversation or empty."""
+        self.text(example)
+
+    def text(self, example: Example) -> str:
         """Return the text. Raises DataError, naming the row, when the example is a conversation or empty."""
         if not example.text:
             raise DataError(f"{example.source}: no text in it; task 'text' needs rows with 'text' or a .txt file")
         return example.text
 
+    def combine(self, sums: NDArray[np.float64]) -> float:
+        """Return bits per byte of summed (nats, tokens, bytes)."""
+        return bits_per_byte(sums)
+
     def measure(
         self, session: Session, examples: Sequence[Example], *, progress: Progress = SILENT
-    ) -> dict[str, Figure]:
-        """Return ``bits_per_byte`` and ``perplexity`` with bootstrap intervals over the texts.
+    ) -> tuple[dict[str, Figure], NDArray[np.float64]]:
+        """Return ``bits_per_byte`` and ``perplexity`` with bootstrap intervals over the texts; (nats, tokens, bytes).
 
         Bits per byte is the sum of all tokens' -log2 p over the sum of all texts' UTF-8 bytes;
         perplexity the exponential of the mean nats per token.
         """
-        texts = [self.gold(example) for example in examples]
+        texts = [self.text(example) for example in examples]
         before = start_tokens(session)
         window = min(session.engine.context_length, MAX_WINDOW)
         rows: list[tuple[float, int, int]] = []
@@ -69,7 +77,14 @@ class TextTask(LikelihoodTask):
                 rows.append((text_nats(session.engine, before, tokens, window), len(tokens), len(text.encode())))
                 under_way.advance()
         session.reset()
-        return _figures(np.array(rows, dtype=np.float64).reshape(-1, 3))
+        counts = np.array(rows, dtype=np.float64).reshape(-1, 3)
+        return _figures(counts), counts
+
+
+def bits_per_byte(sums: NDArray[np.float64]) -> float:
+    """Return -log2 p per byte of summed (nats, tokens, bytes)."""
+    nats, _, size = sums
+    return float(nats / math.log(2) / size) if size else math.nan
 
 
 def start_tokens(session: Session) -> list[int]:
@@ -130,9 +145,8 @@ def token_nats(logits: Logits, targets: NDArray[np.int64]) -> float:
 def _figures(rows: NDArray[np.float64]) -> dict[str, Figure]:
     """Make the figures from ``[texts, (nats, tokens, bytes)]``."""
 
-    def bits_per_byte(picked: NDArray[np.int64]) -> float:
-        nats, _, size = rows[picked].sum(axis=0)
-        return float(nats / math.log(2) / size)
+    def bits(picked: NDArray[np.int64]) -> float:
+        return bits_per_byte(rows[picked].sum(axis=0))
 
     def perplexity(picked: NDArray[np.int64]) -> float:
         nats, tokens, _ = rows[picked].sum(axis=0)
@@ -145,7 +159,7 @@ def _figures(rows: NDArray[np.float64]) -> dict[str, Figure]:
     return {
         name: Figure(value=value(everything), unit=unit, n=n, ci95=bootstrap_interval(n, value), source=source)
         for name, unit, value in (
-            ("bits_per_byte", "bits/byte", bits_per_byte),
+            ("bits_per_byte", "bits/byte", bits),
             ("perplexity", "1", perplexity),
         )
     }

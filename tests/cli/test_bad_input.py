@@ -72,9 +72,9 @@ def test_a_line_that_is_not_json_is_named_by_file_and_line(recipe: Path, tmp_pat
     assert not (tmp_path / "out" / "data").exists()
 
 
-def test_a_task_without_a_metric_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
-    recipe.write_text(RECIPE.replace("task: json", "task: nli"))
-    refused(edgestill("run", recipe, "--out", tmp_path / "out"), 2, "'nli'")
+def test_a_wrong_option_of_the_task_is_refused_before_any_work(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("task: json", "task: math\ntask_options: {chain_of_though: true}"))
+    refused(edgestill("run", recipe, "--out", tmp_path / "out"), 2, "'math'", "chain_of_though")
     assert not (tmp_path / "out").exists()
 
 

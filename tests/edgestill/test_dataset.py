@@ -61,7 +61,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: str) -> None:
 
 def test_csv_with_a_bom_and_named_columns_is_read(tmp_path: Path) -> None:
     path = lines(tmp_path, "\ufefftext,category", '"where, is it?",card', name="rows.csv")
-    (example,) = read_examples(path, prompt_column="text", completion_column="category")
+    (example,) = read_examples(path, columns={"prompt": "text", "completion": "category"})
     assert example.prompt == (Message("user", "where, is it?"),)
     assert example.completion == "card"
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,69 @@ def test_a_refused_file_that_was_to_be_shipped_stops_the_run(tmp_path: Path) -> 
     with pytest.raises(GateError, match=r"refused onnx-int8, which bundle.ship asks for \(mean KL"):
         run_recipe(recipe, tmp_path / "out", progress=SILENT)
     assert not (tmp_path / "out" / "bundle").exists()
+
+
+ASKED = """\
+version: 1
+name: asked
+task: conversation
+data: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}
+teachers:
+  - {kind: openai, name: echo, model: echo, base_url: URL, api_key_env: EDGESTILL_TEST_KEY, price: PRICE}
+  - {kind: gguf, name: near, model: near.gguf, weight: 0.2}
+synthesize: {max_new_tokens: 12, concurrency: 4, max_cost: 1.0, ledger: answers.sqlite}
+student: {kind: pretrained, model: student}
+distill: {learning_rate: 4.0e-3, batch_size: 16, epochs: 1, max_length: 96, baseline: false}
+export: [gguf]
+quantize: [gguf-q8_0]
+gates: {min_top1_agreement: 0.3, max_kl: 2}
+bench: {repetitions: 3, prompt_tokens: 8, new_tokens: 4}
+bundle: {golden_prompts: 2}
+"""
+
+
+def test_teachers_that_are_asked_are_scored_and_accounted_for(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgestill.artifact import Checkpoint
+    from edgestill.export import export_checkpoint
+
+    folder = tmp_path / "input"
+    folder.mkdir()
+    shutil.copytree(tiny_checkpoint, folder / "student")
+    near = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "near")
+    shutil.copyfile(near.model_path, folder / "near.gguf")
+    for split, count in (("train", 60), ("validation", 12), ("test", 12)):
+        rows = [{"prompt": f"{split} lamp {n}", "completion": f"echo {split} lamp {n}"} for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules = {"key": "sk-very-secret", "model": "echo"}
+    port_file = tmp_path / "port"
+    server = Path(__file__).parents[1] / "distill" / "fault_server.py"
+    monkeypatch.setenv("EDGESTILL_TEST_KEY", "sk-very-secret")
+    process = subprocess.Popen([sys.executable, server, port_file, tmp_path / "log", json.dumps(rules)])
+    try:
+        while not port_file.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        (folder / "recipe.yaml").write_text(
+            ASKED.replace("URL", f"http://127.0.0.1:{port_file.read_text()}/v1").replace(
+                "PRICE", "{input: 1, output: 2}"
+            )
+        )
+        document = run_recipe(folder / "recipe.yaml", tmp_path / "out", progress=SILENT).document
+    finally:
+        process.kill()
+        process.wait()
+    models = {model.name: model for model in document.models}
+    assert models["teacher-echo"].metrics["bleu"].value == pytest.approx(1.0)
+    assert models["teacher-echo"].bench is None
+    assert models["teacher-near"].bench is not None
+    assert document.headline is not None
+    assert document.headline.teacher == "teacher-echo"
+    assert document.headline.latency_reduction.value is None
+    assert models["gguf-q8_0"].metrics["response_bits_per_byte"].value is not None
+    accounts = json.loads((tmp_path / "out" / "steps" / "answers.json").read_text())["value"]["teachers"]
+    assert [(one["teacher"], one["cost"] is None) for one in accounts] == [("echo", False), ("near", True)]
+    assert sum(one["answers"] for one in accounts) == 60
+    for path in tmp_path.joinpath("out").rglob("*"):
+        assert not path.is_file() or b"sk-very-secret" not in path.read_bytes()

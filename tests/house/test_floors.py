@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
-    *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
+    *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress", "sections"),
     *("safetensors", "tensor_file", "child", "threads"),
 )
 HEAVY = frozenset(

@@ -45,9 +45,9 @@ def test_answers_are_scored_and_kept_in_order(tmp_path: Path) -> None:
     assert result.record.metrics["answer_seconds"].n == 3
     assert result.record.metrics["new_tokens"].value == pytest.approx((4 + 5 + 8) / 3)
     assert [(p.text, p.gold, p.new_tokens) for p in result.predictions] == [
-        ("card", "card", 4),
-        (" loan", "loan", 5),
-        ("mortgage", "card", 8),
+        ("card", ("card",), 4),
+        (" loan", ("loan",), 5),
+        ("mortgage", ("card",), 8),
     ]
     write_predictions(tmp_path / "p.jsonl", result.predictions)
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
@@ -95,6 +95,6 @@ def test_a_real_session_answers_and_scores_text(tiny_checkpoint: Path) -> None:
 
 
 def test_predictions_with_unicode_line_separators_come_back(tmp_path: Path) -> None:
-    rows = [Prediction(f"row {n}", f"a\u2028b\u0085{n}", "gold\u2029", 0.5, 3, 2, "stop") for n in range(2)]
+    rows = [Prediction(f"row {n}", f"a\u2028b\u0085{n}", ("gold\u2029", "other"), 0.5, 3, 2, "stop") for n in range(2)]
     write_predictions(tmp_path / "p.jsonl", rows)
     assert read_predictions(tmp_path / "p.jsonl") == rows

@@ -33,6 +33,7 @@ from edgestill.runtime.tasks.json_action import canonical, parse_object
 from edgestill.runtime.tasks.text import text_nats, token_nats, windows
 
 BOS = 256
+ALL = ("classification", "conversation", "json", "math", "nli", "qa", "summarization", "text")
 
 
 class BigramEngine:
@@ -81,13 +82,13 @@ def bigram_nats(table: np.ndarray, ids: list[int]) -> float:
 
 
 def test_every_task_file_registers_itself() -> None:
-    assert task_names() == ("classification", "json", "text")
+    assert task_names() == ALL
     assert isinstance(get_task("json"), GenerationTask)
     assert isinstance(get_task("text"), LikelihoodTask)
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnsupportedError, match="'jsonn' is not one of classification, json, text"):
+    with pytest.raises(UnsupportedError, match=f"'jsonn' is not one of {', '.join(ALL)}"):
         get_task("jsonn")
 
 
@@ -158,7 +159,7 @@ def test_json_scores_count_whole_objects_actions_and_slots() -> None:
         '{"action": "open", "room": "hall", "value": 30, "time": "8"}',  # action wrong, one slot too many
         "no idea",
     ]
-    scores = get_task("json").score(predictions, [gold] * 4)  # type: ignore[attr-defined]
+    scores = get_task("json").score(predictions, [(gold,)] * 4)  # type: ignore[attr-defined]
     assert scores["accuracy"].value == 0.25
     assert scores["valid_json"].value == 0.75
     assert scores["action_accuracy"].value == 0.5
@@ -170,17 +171,19 @@ def test_json_scores_count_whole_objects_actions_and_slots() -> None:
 
 @pytest.mark.parametrize("name", ["json", "classification"])
 def test_the_rows_own_scores_have_the_primary_metric_as_their_mean(name: str) -> None:
-    golds = ['{"action": "on"}', '{"action": "off"}', '{"action": "on"}']
+    golds = [('{"action": "on"}',), ('{"action": "off"}',), ('{"action": "on"}',)]
     predictions = ['{"action": "on"}', "no idea", '{"action": "off"}']
     task = get_task(name)
     assert isinstance(task, GenerationTask)
     rows = task.score_rows(predictions, golds)
     assert rows == [1.0, 0.0, 0.0]
+    assert task.statistics(predictions, golds).tolist() == [[1, 1], [0, 1], [0, 1]]
+    assert task.combine(task.statistics(predictions, golds).sum(axis=0)) == pytest.approx(1 / 3)
     assert task.score(predictions, golds)[task.primary_metric].value == pytest.approx(sum(rows) / 3)
 
 
 def test_answers_without_slots_have_no_slot_f1() -> None:
-    scores = get_task("json").score(['{"action": "refuse"}'], ['{"action": "refuse"}'])  # type: ignore[attr-defined]
+    scores = get_task("json").score(['{"action": "refuse"}'], [['{"action": "refuse"}']])  # type: ignore[attr-defined]
     assert scores["accuracy"].value == 1
     assert scores["slot_f1"].value is None
 
@@ -214,7 +217,7 @@ def test_macro_f1_equals_the_definition(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_labels_match_exactly_after_stripping() -> None:
-    scores = get_task("classification").score([" card \n", "Card", "loan"], ["card", "card", "loan"])  # type: ignore[attr-defined]
+    scores = get_task("classification").score([" card \n", "Card", "loan"], [["card"], ["card"], ["loan"]])  # type: ignore[attr-defined]
     assert scores["accuracy"].value == pytest.approx(2 / 3)
     assert scores["valid_label"].value == pytest.approx(2 / 3)
     assert scores["macro_f1"].value == pytest.approx((2 / 3 + 0 + 1) / 3)
@@ -226,7 +229,8 @@ def test_labels_match_exactly_after_stripping() -> None:
 def test_bits_per_byte_is_the_code_length_over_the_bytes() -> None:
     session = bigram_session()
     texts = ["a tiny model", "naïve café", "x"]
-    figures = get_task("text").measure(session, [text(value) for value in texts])  # type: ignore[attr-defined]
+    figures, statistics = get_task("text").measure(session, [text(value) for value in texts])  # type: ignore[attr-defined]
+    assert get_task("text").combine(statistics.sum(axis=0)) == figures["bits_per_byte"].value
     nats = sum(bigram_nats(session.engine.table, [BOS, *value.encode()]) for value in texts)
     size = sum(len(value.encode()) for value in texts)
     assert figures["bits_per_byte"].value == pytest.approx(nats / math.log(2) / size, rel=1e-9)
@@ -239,7 +243,7 @@ def test_bits_per_byte_is_the_code_length_over_the_bytes() -> None:
 def test_long_texts_are_scored_whole_whatever_the_window(context: int) -> None:
     session = bigram_session(context)
     value = "the cat sat on the mat and looked at the rain. " * 5
-    figure = get_task("text").measure(session, [text(value)])["bits_per_byte"]  # type: ignore[attr-defined]
+    figure = get_task("text").measure(session, [text(value)])[0]["bits_per_byte"]  # type: ignore[attr-defined]
     nats = bigram_nats(session.engine.table, [BOS, *value.encode()])
     assert figure.value == pytest.approx(nats / math.log(2) / len(value), rel=1e-9)
     assert session.engine.longest <= context
@@ -247,7 +251,7 @@ def test_long_texts_are_scored_whole_whatever_the_window(context: int) -> None:
 
 def test_without_a_bos_the_first_token_is_predicted_from_eos() -> None:
     session = bigram_session(adds_bos=False, bos_id=None, eos_ids=frozenset({10, 12}))
-    figure = get_task("text").measure(session, [text("abc")])["bits_per_byte"]  # type: ignore[attr-defined]
+    figure = get_task("text").measure(session, [text("abc")])[0]["bits_per_byte"]  # type: ignore[attr-defined]
     assert figure.value == pytest.approx(bigram_nats(session.engine.table, [10, *b"abc"]) / math.log(2) / 3, rel=1e-9)
 
 
@@ -340,7 +344,8 @@ def test_paired_intervals_agree_with_scipy_and_are_narrower_than_unpaired_ones()
     random = np.random.default_rng(5)
     theirs = (random.random(400) < 0.8).astype(float)
     ours = np.where(random.random(400) < 0.06, 1.0, theirs)  # right wherever the other is, and on a few more rows
-    difference = paired_difference(list(ours), list(theirs), "fraction", "test")
+    means = [np.stack([rows, np.ones(400)], axis=1) for rows in (ours, theirs)]
+    difference = paired_difference(*means, get_task("json").combine, "fraction", "test")
     reference = scipy.stats.bootstrap(
         (ours, theirs),
         lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
@@ -352,7 +357,9 @@ def test_paired_intervals_agree_with_scipy_and_are_narrower_than_unpaired_ones()
     ).confidence_interval
     assert difference.value == pytest.approx(ours.mean() - theirs.mean())
     assert difference.ci95 == pytest.approx((reference.low, reference.high), abs=2e-3)
-    ratio = paired_ratio(list(ours), list(theirs), "test")
+    ratio = paired_ratio(*means, get_task("json").combine, "test")
+    inverse = paired_ratio(*means, get_task("json").combine, "test", inverse=True)
+    assert inverse.value == pytest.approx(1 / ratio.value)
     assert ratio.value == pytest.approx(ours.mean() / theirs.mean())
     assert ratio.ci95 is not None
     assert difference.ci95 is not None
@@ -360,4 +367,5 @@ def test_paired_intervals_agree_with_scipy_and_are_narrower_than_unpaired_ones()
 
 
 def test_a_ratio_to_nothing_has_no_value() -> None:
-    assert paired_ratio([1.0, 0.0], [0.0, 0.0], "test").value is None
+    ours, theirs = np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    assert paired_ratio(ours, theirs, get_task("json").combine, "test").value is None

@@ -1,0 +1,145 @@
+"""What the student learns from: the teachers' answers to the recipe's prompts, checked and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgestill.artifact import Checkpoint
+from edgestill.dataset import Example, read_examples
+from edgestill.errors import InputError
+from edgestill.measuring import Quality, task_of
+from edgestill.preparing import Prepared
+from edgestill.progress import Progress
+from edgestill.recipe import Recipe
+from edgestill.steps import Steps
+
+if TYPE_CHECKING:
+    from edgestill.distill.teachers import Teacher
+
+
+def open_teachers(recipe: Recipe, local: Checkpoint | None) -> list[Teacher]:
+    """Return the recipe's teachers, ready to be asked; ``local`` is the one checkpoint, where there is just one."""
+    from edgestill.distill.teachers import open_teacher
+    from edgestill.distill.teachers.transformers import CheckpointTeacher
+
+    if local is not None:
+        return [CheckpointTeacher(local, recipe.teachers[0].name or "teacher")]
+    return [open_teacher(section) for section in recipe.teachers]
+
+
+def answer_data(
+    steps: Steps, recipe: Recipe, data: Prepared, teachers: Sequence[Teacher], progress: Progress
+) -> tuple[list[Example], dict[str, object]]:
+    """Return the rows that the student learns: the teachers' answers, or the texts of a text task."""
+    if recipe.task == "text":
+        return data.rows("train"), {"rows": data.counts["train"]}
+    section = recipe.synthesize
+    split = "prompts" if section.prompts is not None else "train"
+
+    def work() -> Any:
+        from edgestill.distill import answer_prompts
+
+        result = answer_prompts(
+            teachers,
+            data.rows(split),
+            answers,
+            _plan(recipe),
+            validate=_validator(recipe, data),
+            ledger=section.ledger,
+            progress=progress,
+        )
+        dropped = [{"reason": d.reason, "count": d.count, "example": d.example} for d in result.dropped]
+        accounts = [
+            {
+                "teacher": one.teacher,
+                "answers": one.answers,
+                "prompt_tokens": one.prompt_tokens,
+                "new_tokens": one.new_tokens,
+                "cost": one.cost,
+            }
+            for one in result.accounts
+        ]
+        return {"asked": result.asked, "kept": len(result.examples), "dropped": dropped, "teachers": accounts}
+
+    answers = steps.out_dir / "answers.jsonl"
+    asked = section.model_dump(mode="json", include=set(_ASKED))
+    # The labels that a classification's answers are checked by come from train.
+    checked_by = [recipe.task, recipe.task_options, data.sha256["train"] if recipe.task == "classification" else None]
+    who = [[teacher.identity, one.weight, one.when] for teacher, one in zip(teachers, recipe.teachers, strict=True)]
+    depends = [asked, checked_by, data.sha256[split], who, recipe.seed]
+    names = "the teacher answers" if len(teachers) == 1 else f"{len(teachers)} teachers answer"
+    title = f"{names} {data.counts[split]:,} prompts"
+    done = steps.run("answers", depends, work, outputs=[answers], title=title)
+    for drop in done.value["dropped"]:
+        progress.note(f"left out {drop['count']:,} answers: {drop['reason']}, for example {drop['example']}")
+    for account in done.value["teachers"]:
+        if account["cost"] is not None:
+            progress.note(f"{account['teacher']}: {account['answers']:,} answers cost {account['cost']:.4f}")
+    rows = list(read_examples(answers))
+    if section.include_gold:
+        rows += data.rows("train")
+    return rows, {"answers": done.value}
+
+
+_ASKED = ("temperature", "max_new_tokens", "batch_size", "samples", "combine", "min_agreement")
+
+
+def _plan(recipe: Recipe) -> Any:
+    from edgestill.distill.answers import Plan
+    from edgestill.distill.teachers import Limits
+    from edgestill.runtime.tasks import GenerationTask
+
+    section, task = recipe.synthesize, task_of(recipe)
+    own: dict[str, Any] = {}
+    if isinstance(task, GenerationTask):
+        own = {"ask": task.teacher_prompt, "learn": task.from_teacher, "same": task.same}
+    return Plan(
+        combine=section.combine,
+        shares=tuple((one.weight, one.when) for one in recipe.teachers),
+        samples=section.samples,
+        min_agreement=section.min_agreement,
+        temperature=section.temperature,
+        max_new_tokens=section.max_new_tokens,
+        seed=recipe.seed,
+        limits=Limits(section.concurrency, section.batch_size, section.max_cost),
+        **own,
+    )
+
+
+def _validator(recipe: Recipe, data: Prepared) -> Callable[[Example], str | None] | None:
+    """Return the task's own check of a teacher's answer."""
+    from edgestill.runtime.tasks import GenerationTask
+
+    task = task_of(recipe)
+    if recipe.task == "classification":
+        labels = {(row.completion or "").strip() for row in data.rows("train")}
+        return lambda row: None if (row.completion or "").strip() in labels else "not one of the labels"
+    if isinstance(task, GenerationTask):
+        return lambda row: task.fault(row.completion or "", row)
+    return None
+
+
+def ask_test(
+    steps: Steps, recipe: Recipe, name: str, teacher: Teacher, test: Path, test_sha256: str, progress: Progress
+) -> Quality:
+    """Score a teacher that can only be asked: its greedy answers to the test prompts, from the ledger or asked now."""
+
+    def work() -> Any:
+        from edgestill.distill.answers import ask_greedily
+
+        task = task_of(recipe)
+        if not isinstance(task, GenerationTask):
+            raise InputError(f"teacher {name}: task {recipe.task!r} can't be scored by asking")
+        rows = list(read_examples(test))
+        plan, golds = _plan(recipe), [task.gold(row) for row in rows]
+        answers = ask_greedily(teacher, rows, plan, ledger=recipe.synthesize.ledger, progress=progress)
+        metrics = {name: figure.model_dump(mode="json") for name, figure in task.score(answers, golds).items()}
+        return {"metrics": metrics, "statistics": task.statistics(answers, golds).tolist()}
+
+    from edgestill.runtime.tasks import GenerationTask
+
+    depends = [recipe.task, recipe.task_options, teacher.identity, test_sha256, recipe.synthesize.max_new_tokens]
+    done = steps.run(f"eval-{name}", depends, work, title=f"asking {name} the test questions")
+    return Quality.of(done.value)
