@@ -43,7 +43,7 @@ def answer_data(
 
         result = answer_prompts(
             teachers,
-            data.rows(split),
+            [question for row in data.rows(split) for question in task_of(recipe).questions(row)],
             answers,
             _plan(recipe),
             validate=_validator(recipe, data),
@@ -77,10 +77,45 @@ def answer_data(
     for account in done.value["teachers"]:
         if account["cost"] is not None:
             progress.note(f"{account['teacher']}: {account['answers']:,} answers cost {account['cost']:.4f}")
-    rows = list(read_examples(answers))
-    if section.include_gold:
-        rows += data.rows("train")
-    return rows, {"answers": done.value}
+    rows, curated = _curated(steps, recipe, data, answers, done.sha256, progress)
+    return rows, {"answers": done.value, "curated": curated}
+
+
+def _curated(
+    steps: Steps, recipe: Recipe, data: Prepared, answers: Path, answers_sha256: str, progress: Progress
+) -> tuple[list[Example], dict[str, Any]]:
+    """Pass the answers, and gold if it is included, through the recipe's filters."""
+    section = recipe.synthesize
+    curated = steps.out_dir / "curated.jsonl"
+
+    def work() -> Any:
+        from edgestill.distill.curate import Context, curate
+
+        files = [answers, *([data.folder / "train.jsonl"] if section.include_gold else [])]
+        result = curate(
+            (row for file in files for row in read_examples(file)),
+            curated,
+            section.filters,
+            Context(_validator(recipe, data), data.rows("test")),
+            balance=section.balance,
+            progress=progress,
+        )
+        dropped = [
+            {"filter": d.filter, "reason": d.reason, "count": d.count, "example": d.example} for d in result.dropped
+        ]
+        return {"read": result.read, "kept": result.kept, "dropped": dropped}
+
+    depends = [
+        [one.model_dump(mode="json", by_alias=True) for one in section.filters],
+        None if section.balance is None else section.balance.model_dump(mode="json"),
+        answers_sha256,
+        [recipe.task, recipe.task_options, data.sha256["test"], data.sha256["train"]],
+        section.include_gold,
+    ]
+    done = steps.run("curated", depends, work, outputs=[curated], title="curating the answers")
+    for drop in done.value["dropped"]:
+        progress.note(f"{drop['filter']} dropped {drop['count']:,} rows: {drop['reason']}, such as {drop['example']}")
+    return list(read_examples(curated)), done.value
 
 
 _ASKED = ("temperature", "max_new_tokens", "batch_size", "samples", "combine", "min_agreement")

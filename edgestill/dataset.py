@@ -150,15 +150,10 @@ def _renamed(row: Row, columns: Mapping[str, str], source: str) -> Row:
     return values
 
 
-def split_by_prompt(examples: Iterator[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Split into (train, validation) by hash of the prompt: stable as data grow, no prompt in both."""
-    train: list[Example] = []
-    validation: list[Example] = []
-    for example in examples:
-        digest = hashlib.sha256(example.prompt_sha256().encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        (validation if share < fraction else train).append(example)
-    return train, validation
+def share_of(example: Example) -> float:
+    """Return a number from 0 to 1 that the prompt's hash determines: the same on every machine, as data grow."""
+    digest = hashlib.sha256(example.prompt_sha256().encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
@@ -166,14 +161,6 @@ def write_examples(path: Path, examples: list[Example]) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for example in examples:
             file.write(json.dumps(example.to_row(), ensure_ascii=False) + "\n")
-
-
-def write_bad_rows(path: Path, rows: Iterable[BadRow]) -> None:
-    """Write rows that were set aside as JSONL: where each was, what is wrong, what it holds."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for bad in rows:
-            row = {"source": bad.source, "error": bad.error, "row": bad.row}
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 
 Found = Iterator[tuple[int, "Row | BadRow"]]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
-from edgestill.dataset import BadRow, Example, read_examples, split_by_prompt, write_bad_rows, write_examples
+from edgestill.dataset import BadRow, Example, read_examples, share_of
 from edgestill.errors import DataError
 from edgestill.measuring import task_of
 from edgestill.progress import Progress
 from edgestill.recipe import Recipe
 from edgestill.steps import Steps
 from edgestill.storage import sha256_file, whole_folder
+
+_SHOW_ROWS: Final = 5000
 
 
 @dataclass(frozen=True)
@@ -30,59 +34,103 @@ class Prepared:
 
 
 def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:
-    """Read every data file once, check every row, and write the splits as JSONL."""
+    """Read every data file once, check every row, and write the splits as JSONL; rows stream through."""
     section, task = recipe.data, task_of(recipe)
-    files = {"train": section.train, "validation": section.validation, "test": section.test}
-    files["prompts"] = recipe.synthesize.prompts
+    given = {"train": section.train, "validation": section.validation, "test": section.test}
+    given["prompts"] = recipe.synthesize.prompts
+    files = {split: path for split, path in given.items() if path is not None}
     for path in files.values():
-        if path is not None and not path.is_file():
+        if not path.is_file():
             raise DataError(f"{path}: no such data file; correct the recipe's data section")
     folder = steps.out_dir / "data"
 
     def work() -> Any:
-        bad: list[BadRow] = []
-
-        def read(path: Path) -> Iterator[Example]:
-            return read_examples(
-                path,
-                columns=section.columns.given(),
-                shape=task,
-                system=section.system,
-                limit=section.limit,
-                set_aside=bad.append if section.on_bad_row == "set-aside" else None,
-            )
-
-        rows = {split: list(read(path)) for split, path in files.items() if path is not None}
-        if section.validation is None:
-            rows["train"], rows["validation"] = split_by_prompt(iter(rows["train"]), section.validation_fraction)
-        if section.test is None:
-            rows["test"] = rows["validation"]
-        for split, found in rows.items():
-            if not found:
-                raise DataError(f"{files.get(split) or section.train}: no rows for {split}")
-        if recipe.task != "text":
-            for split in ("train", "validation", "test"):
-                for row in rows[split]:
-                    if row.completion is None:
-                        raise DataError(f"{row.source}: no answer in it; task {recipe.task!r} needs one in {split}")
-            for row in rows["test"]:
-                task.check(row)  # an answer that can't be scored is refused before any training
-        with whole_folder(folder) as partial:
-            for split, found in rows.items():
-                write_examples(partial / f"{split}.jsonl", found)
-            write_bad_rows(partial / "bad-rows.jsonl", bad)
-        if bad:
-            progress.note(f"set aside {len(bad):,} bad rows in {folder / 'bad-rows.jsonl'}; the first: {bad[0].error}")
+        with whole_folder(folder) as partial, contextlib.ExitStack() as open_files:
+            splits = _Splits(recipe, partial, open_files)
+            for split, path in files.items():
+                rows = read_examples(
+                    path,
+                    columns=section.columns.given(),
+                    shape=task,
+                    system=section.system,
+                    limit=section.limit,
+                    set_aside=splits.set_aside if section.on_bad_row == "set-aside" else None,
+                )
+                with progress.task(f"reading {split}", unit="rows") as reading:
+                    for number, example in enumerate(rows, 1):
+                        splits.take(split, example)
+                        if number % _SHOW_ROWS == 0:
+                            reading.advance(_SHOW_ROWS)
+            splits.finish(files)
+        if splits.bad:
+            aside = folder / "bad-rows.jsonl"
+            progress.note(f"set aside {splits.bad:,} bad rows in {aside}; the first: {splits.first_error}")
         return {
-            "bad_rows": len(bad),
-            "sha256": {split: sha256_file(folder / f"{split}.jsonl") for split in rows},
-            "counts": {split: len(found) for split, found in rows.items()},
+            "bad_rows": splits.bad,
+            "sha256": {split: sha256_file(folder / f"{split}.jsonl") for split in splits.counts},
+            "counts": splits.counts,
         }
 
     depends = [
         section.model_dump(mode="json", exclude={"train", "validation", "test"}),
         [recipe.task, recipe.task_options],
-        {split: sha256_file(path) for split, path in files.items() if path is not None},
+        {split: sha256_file(path) for split, path in files.items()},
     ]
     done = steps.run("data", depends, work, outputs=[folder], title="reading the data")
     return Prepared(folder, done.value["sha256"], done.value["counts"])
+
+
+class _Splits:
+    """The splits as they are written. Without files of their own, validation and test come out of train."""
+
+    def __init__(self, recipe: Recipe, folder: Path, open_files: contextlib.ExitStack) -> None:
+        self.counts: dict[str, int] = {}
+        self.bad = 0
+        self.first_error = ""
+        self._task = task_of(recipe)
+        self._section = recipe.data
+        self._folder, self._open_files = folder, open_files
+        self._written: dict[str, IO[str]] = {}
+
+    def take(self, file: str, example: Example) -> None:
+        split = self._split_of(example) if file == "train" else file
+        asked = split in ("test", "prompts")
+        try:
+            for row in self._task.questions(example) if asked else (example,):
+                self._check(split, row)
+                self._write(split, row.to_row())
+                self.counts[split] = self.counts.get(split, 0) + 1
+        except DataError as error:
+            if self._section.on_bad_row == "stop":
+                raise
+            self.set_aside(BadRow(example.source, str(error), example.to_row()))
+
+    def set_aside(self, bad: BadRow) -> None:
+        self.bad += 1
+        self.first_error = self.first_error or bad.error
+        self._write("bad-rows", {"source": bad.source, "error": bad.error, "row": bad.row})
+
+    def finish(self, files: Mapping[str, Path]) -> None:
+        for split in ("train", "validation", "test", *(["prompts"] if "prompts" in files else [])):
+            if not self.counts.get(split):
+                raise DataError(f"{files.get(split) or files['train']}: no rows for {split}")
+        for file in self._written.values():
+            file.flush()
+
+    def _split_of(self, example: Example) -> str:
+        section, share = self._section, share_of(example)
+        validation = section.validation_fraction if section.validation is None else 0.0
+        test = section.test_fraction if section.test is None else 0.0
+        return "validation" if share < validation else "test" if share < validation + test else "train"
+
+    def _check(self, split: str, row: Example) -> None:
+        if split == "test":
+            self._task.check(row)  # what can't be scored is refused before any training
+        elif split != "prompts" and row.text is None and all(turn.role != "assistant" for turn in row.messages):
+            raise DataError(f"{row.source}: no answer in it; task {self._task.name!r} needs one in {split}")
+
+    def _write(self, name: str, row: object) -> None:
+        if name not in self._written:
+            file = (self._folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n")
+            self._written[name] = self._open_files.enter_context(file)
+        self._written[name].write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

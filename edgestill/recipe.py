@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgestill.errors import RecipeError
+from edgestill.section import Section
 from edgestill.sections import (
     AnthropicTeacher,
     Architecture,
@@ -35,7 +36,6 @@ from edgestill.sections import (
     PrunedStudent,
     Quantization,
     RemoteTeacher,
-    Section,
     SftLoss,
     Student,
     Synthesize,

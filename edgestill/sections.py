@@ -9,17 +9,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from edgestill.filters import AnyFilter, Balance, ContaminationFilter, ExactFilter
+from edgestill.section import Section
 
 TaskName = Literal["nli", "conversation", "qa", "math", "summarization", "classification", "json", "text"]
 ExportFormat = Literal["onnx", "gguf"]
 Quantization = Literal["onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, unknown keys are errors, no silent type conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class Columns(Section):
@@ -48,14 +45,16 @@ class Columns(Section):
 class Data(Section):
     """Data files (JSONL, JSON, CSV, TSV, Parquet, text), relative to the recipe's own file.
 
-    Without ``validation``, a fraction of train is set aside by hash of the prompt. A bad row stops the run,
-    or with ``on_bad_row: set-aside`` goes into a file of the run's folder and is counted.
+    Without ``validation`` or ``test``, a fraction of train is set aside by hash of the prompt: the same rows as
+    data grow. A bad row stops the run, or with ``on_bad_row: set-aside`` goes into a file of the run's folder
+    and is counted.
     """
 
     train: Path
     validation: Path | None = None
     test: Path | None = None
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
+    test_fraction: float = Field(default=0.05, gt=0, lt=0.5)
     columns: Columns = Columns()
     on_bad_row: Literal["stop", "set-aside"] = "stop"
     system: str | None = None
@@ -139,7 +138,7 @@ class RemoteTeacher(Asked):
     api_key_env: str | None
     price: Price | None = None
     timeout_seconds: float = Field(default=120.0, gt=0)
-    body: dict[str, Any] = {}
+    body: dict[str, Any] = Field(default={})
 
     @field_validator("base_url")
     @classmethod
@@ -263,7 +262,8 @@ class Synthesize(Section):
     ``when`` matches) or ``agreement`` (all of them; an answer is kept when at least ``min_agreement`` of the
     answers say the same). ``samples`` above 1 asks each teacher so often and keeps by agreement too.
     ``concurrency`` is the most requests to a server at once, ``max_cost`` what all of them may cost together.
-    ``ledger`` is the file of paid answers, by default one for all recipes in the user's cache folder.
+    ``ledger`` is the file of paid answers, by default one for all recipes in the user's cache folder. What
+    was answered (and gold, if included) passes the ``filters``; ``balance: label`` or ``length`` evens out.
     """
 
     prompts: Path | None = None
@@ -277,6 +277,13 @@ class Synthesize(Section):
     concurrency: int = Field(default=16, gt=0, le=1024)
     max_cost: float | None = Field(default=None, ge=0)
     ledger: Path | None = None
+    filters: tuple[AnyFilter, ...] = (ExactFilter(), ContaminationFilter())
+    balance: Balance | None = None
+
+    @field_validator("balance", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"by": value} if isinstance(value, str) else value
 
 
 class Distill(Section):

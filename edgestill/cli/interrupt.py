@@ -1,14 +1,16 @@
 """Ctrl-C that is never lost, and never comes at a moment that can't bear it.
 
 Python raises KeyboardInterrupt wherever it happens to be. Inside a destructor or a library's callback it is
-printed and forgotten: so it is remembered, and the next sign of progress raises it again. While a compiled
+printed and forgotten: so it is remembered instead of printed, and raised again. While a compiled
 module is being imported it may abort the process (of 60 interrupted runs, 5 died of a signal in the imports
 of onnx, ml_dtypes and torch): so it waits until the import is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -26,6 +28,7 @@ def remember_interrupts() -> None:
     """Handle SIGINT in this process as Python does, but between imports, and remember it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
 
 
 def raise_if_interrupted() -> None:
@@ -40,11 +43,24 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         _asked.set()
         _since = time.monotonic()
     if _importing(frame) and time.monotonic() - _since < _LONGEST_IMPORT_SECONDS:
-        retry = threading.Timer(_RETRY_SECONDS, _press_again)
-        retry.daemon = True
-        retry.start()
+        _soon()
         return
     raise KeyboardInterrupt
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Take note of an interrupt where Python can't raise (a callback from C, a destructor): it comes again soon."""
+    if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _soon()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _soon() -> None:
+    retry = threading.Timer(_RETRY_SECONDS, _press_again)
+    retry.daemon = True
+    with contextlib.suppress(RuntimeError):  # no thread starts while the interpreter shuts down
+        retry.start()
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -54,6 +54,10 @@ class Task(ABC):
         """Return the example of a row that has all ``fields``."""
         raise DataError(f"{source}: task {self.name!r} has no columns of its own")
 
+    def questions(self, example: Example) -> Sequence[Example]:
+        """Return what is asked of a row in a test, or of a teacher: the row itself, or a question for each turn."""
+        return (example,)
+
     def prompt(self, example: Example) -> Sequence[Message]:
         """Return the messages that the model is shown."""
         return example.prompt

@@ -40,6 +40,15 @@ class ConversationTask(GenerationTask):
     name = "conversation"
     primary_metric = "bleu"
 
+    def questions(self, example: Example) -> Sequence[Example]:
+        """Return a question for each reply: the conversation up to it. A prompt without a reply is one itself."""
+        turns = example.messages
+        replies = [number for number, turn in enumerate(turns) if turn.role == "assistant" and number]
+        if not replies:
+            return (example,)
+        last = {"references": example.references}
+        return [Example(turns[: n + 1], None, example.source, **(last if n == len(turns) - 1 else {})) for n in replies]
+
     def score(self, predictions: Sequence[str], golds: Sequence[References]) -> dict[str, Figure]:
         """Return ``bleu`` and ``slot_accuracy``: of the slots of all right replies, those that answers mention.
 

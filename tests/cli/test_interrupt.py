@@ -54,3 +54,26 @@ def test_an_interrupt_waits_until_an_import_is_over(tmp_path: Path) -> None:
     rest, _ = process.communicate(timeout=20)
     assert rest == "imported\n"
     assert process.returncode == 130
+
+
+IN_A_CALLBACK = """
+import ctypes, os, signal, sys, time
+from edgestill.cli.interrupt import forget_interrupt, remember_interrupts
+remember_interrupts()
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+try:
+    callback()
+    time.sleep(30)
+except KeyboardInterrupt:
+    forget_interrupt()
+    sys.exit(130)
+"""
+
+
+def test_an_interrupt_in_a_callback_from_c_is_not_printed_and_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(IN_A_CALLBACK)
+    result = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert (result.returncode, result.stderr) == (130, "")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.dataset import Example, Message, read_examples, split_by_prompt, write_examples
+from edgestill.dataset import BadRow, Example, Message, read_examples, share_of, write_examples
 from edgestill.errors import DataError
+from edgestill.runtime.tasks import get_task
 
 
 def lines(folder: Path, *rows: str, name: str = "rows.jsonl") -> Path:
@@ -97,13 +98,18 @@ def test_a_missing_file_and_an_unknown_suffix_are_refused(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=40))
-def test_a_prompt_is_in_one_half_of_a_split_and_stays_there(prompts: list[str]) -> None:
-    examples = [Example((Message("user", prompt), Message("assistant", "x"))) for prompt in prompts]
-    train, validation = split_by_prompt(iter(examples * 2), 0.3)
-    assert {e.prompt for e in train}.isdisjoint({e.prompt for e in validation})
-    fewer = split_by_prompt(iter(examples[:5]), 0.3)
-    assert all(example in validation for example in fewer[1])
-    assert all(example in train for example in fewer[0])
+def test_a_rows_share_is_its_prompts_own(prompts: list[str]) -> None:
+    answered = [Example((Message("user", prompt), Message("assistant", "x"))) for prompt in prompts]
+    open_ones = [Example((Message("user", prompt),)) for prompt in prompts]
+    shares = [share_of(example) for example in answered]
+    assert shares == [share_of(example) for example in open_ones]
+    assert all(0 <= share < 1 for share in shares)
+    assert len(set(shares)) == len(prompts)
+
+
+def test_shares_are_spread_evenly() -> None:
+    shares = sorted(share_of(Example((Message("user", f"prompt {number}"),))) for number in range(2000))
+    assert all(abs(share - (at + 0.5) / 2000) < 0.05 for at, share in enumerate(shares))
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
@@ -117,3 +123,57 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
         return
     write_examples(path, examples)
     assert [example.messages for example in read_examples(path)] == [example.messages for example in examples]
+
+
+def test_dialogues_of_other_layouts_are_read(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path,
+        '{"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}',
+        '{"turns": [["USER", "hi"], ["SYSTEM", "hello"]]}',
+        '{"turns": [["USER", "hi"], ["SYSTEM"]]}',
+    )
+    rows = read_examples(path)
+    expected = (Message("user", "hi"), Message("assistant", "hello"))
+    assert [next(rows).messages, next(rows).messages] == [expected, expected]
+    with pytest.raises(DataError, match=r":3: 'turns' must be a list"):
+        next(rows)
+
+
+def test_squads_layout_is_read(tmp_path: Path) -> None:
+    qas = [{"question": "q", "answers": [{"text": "a", "answer_start": 0}, {"text": "b"}, {"text": "a"}], "id": "1"}]
+    path = tmp_path / "squad.json"
+    articles = [{"title": "t", "paragraphs": [{"context": "c", "qas": qas}]}]
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    (row,) = read_examples(path, shape=get_task("qa"))
+    assert (row.prompt[0].content, row.completion, row.references) == ("c\n\nQuestion: q", "a", ("b",))
+    path.write_text('{"data": [{"paragraphs": [{"qas": [{"answers": []}]}]}]}')
+    with pytest.raises(DataError, match="SQuAD"):
+        list(read_examples(path))
+
+
+def test_bad_rows_may_be_set_aside(tmp_path: Path) -> None:
+    path = lines(tmp_path, '{"prompt": "a"}', "{nonsense", "[1]", '{"prompt": 3}', '{"prompt": "b"}')
+    bad: list[BadRow] = []
+    expected = [("2", "{nonsense"), ("3", [1]), ("4", {"prompt": 3})]
+    rows = list(read_examples(path, set_aside=bad.append))
+    assert [row.prompt[0].content for row in rows] == ["a", "b"]
+    assert [(one.source.rsplit(":", 1)[1], one.row) for one in bad] == [
+        ("2", "{nonsense"),
+        ("3", [1]),
+        ("4", {"prompt": 3}),
+    ]
+
+
+def test_columns_of_other_names_are_mapped_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    path = lines(tmp_path, '{"frage": "a", "antwort": "b"}', '{"antwort": "b"}')
+    rows = read_examples(path, columns={"prompt": "frage", "completion": "antwort"})
+    assert next(rows).completion == "b"
+    with pytest.raises(DataError, match=r":2: no column 'frage'; the row has antwort"):
+        next(rows)
+
+
+def test_quotes_in_tsv_are_mere_characters(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text('prompt\tcompletion\n"Life on Mars" is a series\t"yes\n')
+    (row,) = read_examples(path)
+    assert [message.content for message in row.messages] == ['"Life on Mars" is a series', '"yes']

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
-    *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress", "sections"),
+    *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
+    *("section", "sections", "filters"),
     *("safetensors", "tensor_file", "child", "threads"),
 )
 HEAVY = frozenset(
