@@ -112,7 +112,7 @@ def answer_prompts(
     replies: dict[str, list[Reply]] = {key: [] for key in prompts}
     accounts = []
     for teacher, asked in zip(teachers, _assigned(plan, prompts), strict=True):
-        file = (ledger or default_ledger()) if teacher.paid else out_file.with_name(f".{out_file.name}.ledger")
+        file = (ledger or default_ledger()) if teacher.paid else out_file.with_name(f".{out_file.stem}.sqlite")
         with Ledger(file) as book:
             accounts.append(_ask(teacher, {key: questions[key] for key in asked}, plan, book, replies, progress))
     kept = []

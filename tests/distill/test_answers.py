@@ -77,7 +77,7 @@ def test_a_half_recorded_batch_is_answered_again_whole(
 ) -> None:
     out = tmp_path / "answers.jsonl"
     first = answer_prompts([local(sharp_teacher)], requests(8), out, plan(4, temperature=0.7, max_new_tokens=16))
-    with sqlite3.connect(tmp_path / ".answers.jsonl.ledger") as file:
+    with sqlite3.connect(tmp_path / ".answers.sqlite") as file:
         file.execute("DELETE FROM answers WHERE key = (SELECT min(key) FROM answers)")
     second = answer_prompts([local(sharp_teacher)], requests(8), out, plan(4, temperature=0.7, max_new_tokens=16))
     assert (second.examples, second.accounts[0].new) == (first.examples, 4)

@@ -157,11 +157,7 @@ def test_bad_rows_may_be_set_aside(tmp_path: Path) -> None:
     expected = [("2", "{nonsense"), ("3", [1]), ("4", {"prompt": 3})]
     rows = list(read_examples(path, set_aside=bad.append))
     assert [row.prompt[0].content for row in rows] == ["a", "b"]
-    assert [(one.source.rsplit(":", 1)[1], one.row) for one in bad] == [
-        ("2", "{nonsense"),
-        ("3", [1]),
-        ("4", {"prompt": 3}),
-    ]
+    assert [(one.source.rsplit(":", 1)[1], one.row) for one in bad] == expected
 
 
 def test_columns_of_other_names_are_mapped_and_a_missing_one_is_named(tmp_path: Path) -> None:
