@@ -7,6 +7,7 @@ the rendered prompt. So training sees exactly the prompt that the runtime will s
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,47 +152,69 @@ class ChatTokenizer:
     def encode(self, example: Example, *, turns: Turns = "all") -> Encoded:
         """Encode one answered example (or plain text: all tokens and eos).
 
-        Raises DataError when the rendered prompt isn't a prefix of the rendered conversation, in text
-        or in tokens, or when the template ends an answer without an end token.
+        What is learnt of a turn is what the template writes after the turn's prompt, up to and with its end
+        token: exactly what the model has to generate. Raises DataError when the rendered prompt isn't a
+        prefix of the rendered conversation, or when the template ends an answer without an end token.
         """
         if example.text is not None:
             return self._text(example.text)
         messages = example.messages
         whole = self.rendered(messages, add_generation_prompt=False)
-        ids = self.ids(whole)
-        if self.template is None:
-            ids = [*ids, self.eos_id]
-        mask = np.zeros(len(ids), np.bool_)
         last = len(messages) - 1
         wanted = [n for n, message in enumerate(messages) if message.role == "assistant"]
         if turns == "final" or self.template is None:
             wanted = [n for n in wanted if n == last]
+        prefixes = [self._prefix(example, n, whole) for n in wanted]
+        ids, starts = self._tokenized(whole, prefixes, example.source)
+        if self.template is None:
+            ids = [*ids, self.eos_id]
+        mask = np.zeros(len(ids), np.bool_)
         stop = 0
-        for n in wanted:
-            start, stop = self._answer_span(example, n, whole, ids)
-            mask[start:stop] = True
+        for n, start, limit in zip(wanted, starts, [*starts[1:], len(ids)], strict=True):
+            stop = self._answer_end(example, n, ids, start, limit)
+            mask[max(start, 1) : stop] = True
         # What the template writes after the last end token is never generated.
         return Encoded(np.asarray(ids[:stop] if wanted else ids, np.int32), mask[:stop] if wanted else mask)
 
-    def _answer_span(self, example: Example, turn: int, whole: str, ids: list[int]) -> tuple[int, int]:
+    def _prefix(self, example: Example, turn: int, whole: str) -> str:
+        """Return the text that the model is shown before it answers a turn."""
         prefix = self.rendered(example.messages[:turn], add_generation_prompt=True) if turn else ""
         if not whole.startswith(prefix):
             raise DataError(
                 f"{example.source}: the chat template of {self.source} renders the prompt of turn {turn + 1} "
-                "differently once it is answered; train on final turns alone, or change the template"
+                "differently once it is answered; train on final turns alone (distill.turns: final), or change it"
             )
-        start = len(prefix_ids := self.ids(prefix))
-        if ids[:start] != prefix_ids:
+        return prefix
+
+    def _tokenized(self, whole: str, prefixes: Sequence[str], source: str) -> tuple[list[int], list[int]]:
+        """Return the ids of a conversation and where each answer begins.
+
+        Where the tokenizer would join the end of a prompt and the beginning of its answer into one token
+        (two newlines), the two are tokenised by themselves, as they are when the model is asked.
+        """
+        ids = self.ids(whole)
+        heads = [self.ids(prefix) for prefix in prefixes]
+        if all(ids[: len(head)] == head for head in heads):
+            return ids, [len(head) for head in heads]
+        joined: list[int] = []
+        starts = []
+        edges = [0, *map(len, prefixes), len(whole)]
+        for begin, end in itertools.pairwise(edges):
+            joined += self.ids(whole[begin:end])
+            starts.append(len(joined))
+        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        if self.tokenizer.decode(joined, skip_special_tokens=False) != text:
             raise DataError(
-                f"{example.source}: the prompt's tokens of turn {turn + 1} change when the answer follows; "
-                f"the chat template of {self.source} must end the prompt with a special token or a newline"
+                f"{source}: the tokens of a prompt change when the answer follows, and {self.source} can't tokenise "
+                "them apart; its chat template must end the prompt with a special token"
             )
-        limit = len(ids)
-        if turn < len(example.messages) - 1:
-            limit = len(self.ids(self.rendered(example.messages[: turn + 1], add_generation_prompt=False)))
+        return joined, starts[:-1]
+
+    def _answer_end(self, example: Example, turn: int, ids: Sequence[int], start: int, limit: int) -> int:
+        """Return the position after the first end token of an answer."""
         for position in range(start, limit):
             if ids[position] in self.end_ids:
-                return max(start, 1), position + 1
+                return position + 1
         raise DataError(
             f"{example.source}: the chat template of {self.source} ends the answer of turn {turn + 1} without one of "
             f"the model's end tokens {sorted(self.end_ids)}; a student would never learn to stop"

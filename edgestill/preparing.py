@@ -53,7 +53,7 @@ def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:
                     columns=section.columns.given(),
                     shape=task,
                     system=section.system,
-                    limit=section.limit,
+                    limit=section.test_limit or section.limit if split == "test" else section.limit,
                     set_aside=splits.set_aside if section.on_bad_row == "set-aside" else None,
                 )
                 with progress.task(f"reading {split}", unit="rows") as reading:

@@ -47,7 +47,7 @@ class Data(Section):
 
     Without ``validation`` or ``test``, a fraction of train is set aside by hash of the prompt: the same rows as
     data grow. A bad row stops the run, or with ``on_bad_row: set-aside`` goes into a file of the run's folder
-    and is counted.
+    and is counted. ``limit`` reads the first rows of each file alone, ``test_limit`` those of ``test``.
     """
 
     train: Path
@@ -59,6 +59,7 @@ class Data(Section):
     on_bad_row: Literal["stop", "set-aside"] = "stop"
     system: str | None = None
     limit: int | None = Field(default=None, gt=0)
+    test_limit: int | None = Field(default=None, gt=0)
 
 
 class Architecture(Section):
@@ -287,7 +288,10 @@ class Synthesize(Section):
 
 
 class Distill(Section):
-    """Training of the student. ``baseline`` also trains it on the gold answers alone, to compare."""
+    """Training of the student. ``baseline`` also trains it on the gold answers alone, to compare.
+
+    ``turns`` says which answers of a conversation are learnt: all, or the final one.
+    """
 
     losses: tuple[Loss, ...] = (SftLoss(kind="sft", weight=0.5), KlLoss(kind="kl", weight=0.5))
     learning_rate: float = Field(default=2e-5, gt=0)
@@ -297,6 +301,7 @@ class Distill(Section):
     max_length: int = Field(default=512, gt=0)
     save_every_seconds: float = Field(default=10.0, gt=0)
     baseline: bool = True
+    turns: Literal["all", "final"] = "all"
 
     @model_validator(mode="after")
     def _some_weight(self) -> Distill:

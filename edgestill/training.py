@@ -242,7 +242,14 @@ def _student(
             cache_signal(local.needed(), rows(), cache, temperatures=temperatures, progress=progress)
             return None
 
-        depends = [answers_key, start_sha256, local.sha256, temperatures, recipe.distill.max_length]
+        depends = [
+            answers_key,
+            start_sha256,
+            local.sha256,
+            temperatures,
+            recipe.distill.max_length,
+            recipe.distill.turns,
+        ]
         steps.run("signal", depends, cache_work, outputs=[cache], title="caching the teacher's logits")
 
     def work() -> Any:
@@ -322,8 +329,8 @@ def _distill_key(recipe: Recipe) -> dict[str, Any]:
 def _encode(examples: list[Example], checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> EncodedData:
     from edgestill.distill import ChatTokenizer, encode_examples
 
-    limit = recipe.distill.max_length
-    data = encode_examples(examples, ChatTokenizer.open(checkpoint), max_length=limit, progress=progress)
+    limit, turns = recipe.distill.max_length, recipe.distill.turns
+    data = encode_examples(examples, ChatTokenizer.open(checkpoint), max_length=limit, turns=turns, progress=progress)
     if data.too_long:
         progress.note(f"left out {data.too_long:,} rows longer than {limit} tokens; raise distill.max_length")
     return data

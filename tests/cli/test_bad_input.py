@@ -203,3 +203,17 @@ def test_a_command_alone_prints_its_help_as_it_is() -> None:
         assert result.returncode == 2
         assert (result.stdout + result.stderr).startswith("Usage: edgestill")
         assert "\n" in result.stdout + result.stderr
+
+
+def test_a_preview_marks_what_is_learnt_and_trains_nothing(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = edgestill("distill", recipe, "--out", out, "--preview", "2", "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert [len(row["pieces"]) for row in document["rows"]] == [2, 2]
+    text, learnt = document["rows"][0]["pieces"][1]
+    assert learnt
+    assert text.startswith('{"action":"on"}')
+    assert sorted(path.name for path in out.iterdir()) == ["data", "steps"]
+    shown = edgestill("distill", recipe, "--out", out, "--preview", "1").stdout
+    assert '⟦{"action":"on"}' in shown

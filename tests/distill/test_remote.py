@@ -125,17 +125,15 @@ def test_a_second_recipe_over_the_same_prompts_pays_nothing(fault: Callable[...,
     ],
     ids=["bucket", "bucket-whole-seconds", "bucket-no-header", "window"],
 )
-def test_a_storm_of_refusals_uses_the_quota_and_loses_nothing(
+def test_a_storm_of_refusals_loses_nothing_and_pays_once(
     fault: Callable[..., Fault], tmp_path: Path, rules: dict[str, Any]
 ) -> None:
     server = fault(delay=0.02, **rules)
-    result = answer(server, 480, tmp_path, Limits(concurrency=32))
-    assert len(result.examples) == 480
-    times = [row["time"] for row in server.entries("answered")]
+    result = answer(server, 240, tmp_path, Limits(concurrency=32))
+    assert len(result.examples) == 240
+    # How much of the quota is used: tests/distill/test_pace.py in virtual time, benchmarks/teacher_storm.py in real.
     assert Counter(row["prompt"] for row in server.entries("answered")).most_common(1)[0][1] == 1
     assert server.entries("refused")
-    allowed = 60 * (max(times) - min(times)) + rules.get("burst", rules.get("quota", 0))
-    assert 480 / allowed >= 0.75  # benchmarks/teachers.py measures it on a quiet machine
     assert result.accounts[0].cost == pytest.approx(server.cost(), rel=0.01)
 
 
