@@ -50,7 +50,7 @@ class EncodedData:
     """Rows ready for training, and what was left out.
 
     ``too_long`` rows had more than ``max_length`` tokens (never cut: a cut answer teaches to stop
-    nowhere); ``unanswered`` had no assistant turn.
+    nowhere); ``unanswered`` had no assistant turn. ``numbers`` are the places of the rows among the examples.
     """
 
     rows: tuple[Encoded, ...]
@@ -58,6 +58,7 @@ class EncodedData:
     too_long: int = 0
     unanswered: int = 0
     dropped_sources: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -242,6 +243,7 @@ def encode_examples(
     Raises DataError (see :meth:`ChatTokenizer.encode`), and when no row is left.
     """
     rows: list[Encoded] = []
+    numbers: list[int] = []
     dropped: list[str] = []
     too_long = unanswered = 0
     with progress.task("encode", unit="rows") as task:
@@ -256,13 +258,14 @@ def encode_examples(
                 dropped.append(example.source)
             else:
                 rows.append(row)
+                numbers.append(number - 1)
             if number % _SHOW_ROWS == 0:
                 task.advance(_SHOW_ROWS)
     if not rows:
         raise DataError(
             f"no row to train on: {too_long} longer than max_length {max_length}, {unanswered} without an answer"
         )
-    return EncodedData(tuple(rows), max_length, too_long, unanswered, tuple(dropped[:10]))
+    return EncodedData(tuple(rows), max_length, too_long, unanswered, tuple(dropped[:10]), tuple(numbers))
 
 
 def _template(folder: Path, settings: dict[str, object]) -> str | None:

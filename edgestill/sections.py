@@ -290,7 +290,8 @@ class Synthesize(Section):
 class Distill(Section):
     """Training of the student. ``baseline`` also trains it on the gold answers alone, to compare.
 
-    ``turns`` says which answers of a conversation are learnt: all, or the final one.
+    ``turns`` says which answers of a conversation are learnt: all, or the final one. Before training, a
+    ``preflight`` looks for the mistakes that make it silently wrong, and stops or warns.
     """
 
     losses: tuple[Loss, ...] = (SftLoss(kind="sft", weight=0.5), KlLoss(kind="kl", weight=0.5))
@@ -302,6 +303,7 @@ class Distill(Section):
     save_every_seconds: float = Field(default=10.0, gt=0)
     baseline: bool = True
     turns: Literal["all", "final"] = "all"
+    preflight: Literal["stop", "warn", "off"] = "stop"
 
     @model_validator(mode="after")
     def _some_weight(self) -> Distill:

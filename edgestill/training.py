@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgestill.answering import answer_data, open_teachers
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example
-from edgestill.errors import StageError
+from edgestill.errors import GateError, StageError
 from edgestill.preparing import Prepared, prepare_data
 from edgestill.progress import Progress
 from edgestill.recipe import (
@@ -78,7 +78,9 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     _check_before_answers(recipe, local, start)
     teachers = open_teachers(recipe, local.checkpoint)
     answers, facts = answer_data(steps, recipe, data, teachers, progress)
-    student = _student(steps, recipe, local, start, start_sha256, answers, progress)
+    student = _student(
+        steps, recipe, local, start, start_sha256, answers, data.rows("test"), data.sha256["test"], progress
+    )
     facts["student"] = learnt = _training_facts(steps.out_dir / "student")
     baseline: Done | None = None
     if recipe.distill.baseline and recipe.task != "text":
@@ -220,6 +222,8 @@ def _student(
     start: Checkpoint,
     start_sha256: str,
     answers: list[Example],
+    test: list[Example],
+    test_sha256: str,
     progress: Progress,
 ) -> Done:
     from edgestill.distill import TrainSettings
@@ -252,6 +256,19 @@ def _student(
         ]
         steps.run("signal", depends, cache_work, outputs=[cache], title="caching the teacher's logits")
 
+    depends = [_distill_key(recipe), answers_key, start_sha256, local.sha256 if temperatures else None, recipe.seed]
+    if recipe.distill.preflight != "off":
+
+        def look() -> Any:
+            return _preflight(recipe, local, start, answers, rows(), cache if temperatures else None, test)
+
+        done = steps.run("preflight", [depends, test_sha256], look, title="looking for mistakes before training")
+        for finding in done.value:
+            progress.note(f"preflight: {finding}")
+        if done.value and recipe.distill.preflight == "stop":
+            count = "a mistake" if len(done.value) == 1 else f"{len(done.value)} mistakes, the first"
+            raise GateError(f"preflight found {count}: {done.value[0]} (distill.preflight: warn would go on)")
+
     def work() -> Any:
         from edgestill.distill import CachedSignal, train
 
@@ -268,9 +285,32 @@ def _student(
         )
         return {"sha256": made.sha256()}
 
-    depends = [_distill_key(recipe), answers_key, start_sha256, local.sha256 if temperatures else None, recipe.seed]
     title = f"distilling the student from {len(answers):,} answers"
     return steps.run("student", depends, work, outputs=[folder], title=title)
+
+
+def _preflight(
+    recipe: Recipe,
+    local: _Local,
+    start: Checkpoint,
+    answers: Sequence[Example],
+    data: EncodedData,
+    cache: Path | None,
+    test: Sequence[Example],
+) -> list[str]:
+    """Return what a preflight of the student's training finds, one line each."""
+    from edgestill.distill import CachedSignal
+    from edgestill.distill.preflight import Setup, preflight
+
+    setup = Setup(
+        student=start,
+        rows=[(answers[number], row) for number, row in zip(data.numbers, data.rows, strict=True)],
+        losses=recipe.distill.losses,
+        teacher=local.checkpoint if cache is not None else None,
+        signal=CachedSignal(cache, data) if cache is not None else None,
+        test=test,
+    )
+    return [f"{finding.check}: {finding.message}" for finding in preflight(setup)]
 
 
 def _baseline_start(steps: Steps, recipe: Recipe, start: Checkpoint, start_sha256: str) -> tuple[Checkpoint, str]:
@@ -323,7 +363,7 @@ def _baseline(
 
 
 def _distill_key(recipe: Recipe) -> dict[str, Any]:
-    return recipe.distill.model_dump(mode="json", exclude={"save_every_seconds", "baseline"})
+    return recipe.distill.model_dump(mode="json", exclude={"save_every_seconds", "baseline", "preflight"})
 
 
 def _encode(examples: list[Example], checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> EncodedData:

@@ -42,7 +42,10 @@ def write_story(folder: Path) -> Path:
     from edgestill.distill.tokenizer import train_tokenizer
 
     folder.mkdir()
-    texts = [" ".join(WORDS[(number * step + step) % len(WORDS)] for step in range(1, 12)) for number in range(120)]
+    texts = [
+        " ".join(WORDS[(number * step + step) % len(WORDS)] for step in range(1, 12)) + f" {number} times"
+        for number in range(120)
+    ]
     for split, rows in (("train", texts[:80]), ("validation", texts[80:100]), ("test", texts[100:])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
     teacher = folder / "teacher"
