@@ -34,9 +34,10 @@ def write_rows(path: Path, count: int) -> None:
                 line = rng.choice(earlier)
             else:
                 asked = " ".join(rng.choice(WORDS) for _ in range(14)) + f" ref {rng.randrange(10**9)}"
-                if earlier and chance < 0.10:
-                    asked = json.loads(rng.choice(earlier))["prompt"] + " thanks"
                 answer = " ".join(rng.choice(WORDS) for _ in range(12)) + "."
+                if earlier and chance < 0.10:
+                    row = json.loads(rng.choice(earlier))
+                    asked, answer = row["prompt"] + " thanks", row["completion"]
                 line = json.dumps({"prompt": asked, "completion": answer})
             file.write(line + "\n")
             if number < 5000:

@@ -186,7 +186,9 @@ class _Run:
             found.append(("exact", "the same row again", self._hashes.repeated()))
         if self._signatures is not None and self._near is not None and self.survivors:
             progress.note(f"looking for near duplicates among {self.survivors:,} rows")
-            found.append(("near", "nearly the same as an earlier row", self._signatures.near(self._near.similarity)))
+            exact = found[0][2] if found else None
+            near = self._signatures.near(self._near.similarity, exact)
+            found.append(("near", "nearly the same as an earlier row", near))
             self._signatures.close()
         self._hashes.close()
         return found

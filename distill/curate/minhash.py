@@ -4,12 +4,11 @@ MinHash (Broder, 1997) of the byte 5-grams of each text, case and spacing aside;
 bring together what is alike (locality-sensitive hashing: at a Jaccard similarity of 0.8 a pair meets with a
 probability of 95%, at 0.5 with 6%), and the share of equal minima, an unbiased estimate of the similarity
 with a standard deviation of at most 4.4%, decides. Signatures and bands lie in files; a band is sorted in
-parts of a million entries.
+parts of a quarter of a million entries.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ from numpy.typing import NDArray
 MINIMA: Final = 128
 BANDS: Final = 16
 _GRAM: Final = 5
-_PART: Final = 1 << 20
+_PART: Final = 1 << 18
 _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 _LEADERS: Final = 8
+_MOST: Final = 4096
+"""Rows of one bucket that are compared; a larger one holds copies of a form, most of which the first meet."""
 
 
 class Signatures:
@@ -61,26 +62,35 @@ class Signatures:
             minima[:, number] = np.minimum.reduceat(hashed, starts)
         return minima
 
-    def near(self, similarity: float) -> NDArray[np.uint8]:
-        """Return a bitmap (:func:`bit`) of the texts that are at least so similar to an earlier one that stays."""
+    def near(self, similarity: float, dropped: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Return a bitmap (:func:`bit`) of the texts that are at least so similar to an earlier one that stays.
+
+        Those of the bitmap ``dropped`` are gone already, and are looked at no more.
+        """
         for file in (self._minima, *self._bands):
             file.flush()
         found = np.zeros(-(-self.count // 8), np.uint8)
         for file in self._bands:
             for rows in _groups(file, self.count):
-                self._compare(rows, similarity, found)
+                left = rows[~bits(found, rows)]
+                if dropped is not None:
+                    left = left[~bits(dropped, left)]
+                if len(left) > 1:
+                    self._compare(left[:_MOST], similarity, found)
         return found
 
     def _compare(self, rows: NDArray[np.int64], similarity: float, found: NDArray[np.uint8]) -> None:
-        leaders: list[NDArray[np.uint32]] = []
-        for row in rows.tolist():
-            if bit(found, row):
-                continue
-            minima = self._read(row)
-            if any(float(np.mean(minima == leader)) >= similarity for leader in leaders):
+        minima = np.stack([self._read(row) for row in rows.tolist()])
+        alive = np.ones(len(rows), bool)
+        for _ in range(_LEADERS):
+            leader = int(np.argmax(alive))
+            alive[leader] = False
+            if not alive[leader:].any():
+                return
+            close = alive & ((minima == minima[leader]).mean(axis=1) >= similarity)
+            for row in rows[close].tolist():
                 found[row >> 3] |= np.uint8(1 << (row & 7))
-            elif len(leaders) < _LEADERS:
-                leaders.append(minima)
+            alive &= ~close
 
     def _read(self, row: int) -> NDArray[np.uint32]:
         return np.frombuffer(os.pread(self._minima.fileno(), 4 * MINIMA, 4 * MINIMA * row), np.uint32)
@@ -132,6 +142,12 @@ def bit(bitmap: NDArray[np.uint8], row: int) -> bool:
     return bool(bitmap[row >> 3] >> (row & 7) & 1)
 
 
+def bits(bitmap: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which of the rows have their bit set."""
+    found: NDArray[np.bool_] = ((bitmap[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1).astype(bool)
+    return found
+
+
 def _groups(file: IO[bytes], count: int) -> Iterator[NDArray[np.int64]]:
     """Yield the rows (ascending) of each value that occurs more than once, a part of the values at a time."""
     parts = -(-count // _PART)
@@ -149,9 +165,8 @@ def _groups(file: IO[bytes], count: int) -> Iterator[NDArray[np.int64]]:
         if not len(together):
             continue
         edges = np.flatnonzero(np.diff(together, prepend=~together[:1], append=~together[-1:]))
-        for start, stop in itertools.pairwise(edges.tolist()):
-            if stop - start > 1:
-                yield numbers[start:stop]
+        for first in np.flatnonzero(np.diff(edges) > 1).tolist():
+            yield numbers[edges[first] : edges[first + 1]]
 
 
 def _grams(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

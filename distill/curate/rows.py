@@ -133,7 +133,7 @@ def contamination(section: ContaminationFilter, context: Context) -> Fault:
         words = _words(_asked(example))
         if words and _hashed(words) in whole:
             return "a test prompt"
-        if any(gram in parts for gram in _grams(words, section.words)):
+        if parts and not parts.isdisjoint(_grams(words, section.words)):
             return f"{section.words} words in a row of a test prompt"
         return None
 
