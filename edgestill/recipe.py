@@ -124,6 +124,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _teachable(self) -> Recipe:
+        if self.synthesize.samples > 1 and self.synthesize.temperature == 0:
+            raise ValueError("synthesize.samples above 1 needs a temperature above 0: greedy answers are all the same")
         if self.has_local_teacher():
             return self
         if any(isinstance(teacher, TrainedTeacher) for teacher in self.teachers):

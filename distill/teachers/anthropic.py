@@ -6,9 +6,8 @@ from typing import Any, cast
 
 from edgestill.distill.ledger import Asking, Question
 from edgestill.distill.teachers import Teacher, register
-from edgestill.distill.teachers.openai import retry_after
-from edgestill.distill.teachers.remote import Busy, Refused, Remote, Said, Unavailable, secret
-from edgestill.errors import InputError, MissingDependencyError
+from edgestill.distill.teachers.remote import Refused, Remote, Said, Unavailable, secret, translated
+from edgestill.errors import MissingDependencyError
 from edgestill.sections import AnthropicTeacher
 
 
@@ -46,28 +45,8 @@ class _Client:
                 **rest,
             )
         except Exception as error:
-            raise self._translated(error) from error
+            raise translated(error, self._errors, self._section) from error
         return _said(answer)
-
-    def _translated(self, error: Exception) -> Exception:
-        errors, section = self._errors, self._section
-        if isinstance(error, errors.RateLimitError) or getattr(error, "status_code", None) == 529:  # overloaded
-            return Busy(retry_after(error))
-        if isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError):
-            return InputError(
-                f"{section.model}: {section.base_url} refuses the key of {section.api_key_env} ({error.status_code})"
-            )
-        if isinstance(error, errors.NotFoundError):
-            return InputError(f"{section.model}: no such model at {section.base_url} (404); correct model or base_url")
-        if isinstance(error, errors.BadRequestError | errors.UnprocessableEntityError):
-            return Refused(f"status {error.status_code}")
-        if isinstance(error, errors.APIStatusError):
-            return Unavailable(f"status {error.status_code}")
-        if isinstance(error, errors.APITimeoutError):
-            return Unavailable(f"no answer in {section.timeout_seconds:g} s")
-        if isinstance(error, errors.APIError | ValueError | OSError):
-            return Unavailable(type(error).__name__)
-        return error
 
     async def close(self) -> None:
         await self._client.close()

@@ -53,8 +53,8 @@ class _GgufTeacher:
                 )
                 try:
                     said = session.generate(question.messages, options)
-                    finished = str(said.finish_reason) == "stop"
-                    reply = Reply(said.text, finished, said.prompt_tokens, len(said.token_ids))
+                    ended = said.finish_reason == "eos"  # not "length", nor cancelled
+                    reply = Reply(said.text, ended, said.prompt_tokens, len(said.token_ids))
                 except ContextFullError:
                     reply = Reply("", False, 0, 0, None, "the prompt doesn't fit the context")
                 ledger.record(self.identity, {key: reply})

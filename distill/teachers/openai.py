@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from edgestill.distill.ledger import Asking, Question
 from edgestill.distill.teachers import Teacher, register
-from edgestill.distill.teachers.remote import Busy, Refused, Remote, Said, Unavailable, secret
+from edgestill.distill.teachers.remote import Refused, Remote, Said, Unavailable, secret, translated
 from edgestill.errors import InputError, MissingDependencyError
 from edgestill.sections import OpenAITeacher
 
@@ -48,31 +48,16 @@ class _Client:
         return _said(raw)
 
     def _translated(self, error: Exception) -> Exception:
-        errors, section = self._errors, self._section
-        if isinstance(error, errors.RateLimitError):
-            if _code(error) == "insufficient_quota":
-                return InputError(f"{section.model}: the account has no quota left (insufficient_quota)")
-            return Busy(retry_after(error))
-        if isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError):
-            return InputError(
-                f"{section.model}: {section.base_url} refuses the key of {section.api_key_env} ({error.status_code})"
-            )
-        if isinstance(error, errors.NotFoundError):
-            return InputError(f"{section.model}: no such model at {section.base_url} (404); correct model or base_url")
-        if isinstance(error, errors.BadRequestError | errors.UnprocessableEntityError):
+        section = self._section
+        if isinstance(error, self._errors.RateLimitError) and error.code == "insufficient_quota":
+            return InputError(f"{section.model}: the account has no quota left (insufficient_quota)")
+        if isinstance(error, self._errors.BadRequestError):
             if self._limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit = "max_completion_tokens"  # the name that newer models want
                 return Unavailable("max_tokens has another name here")
-            if "model" in str(_field(error, "param")) or _code(error) == "model_not_found":
+            if "model" in str(error.param) or error.code == "model_not_found":
                 return InputError(f"{section.model}: {section.base_url} doesn't have this model (400)")
-            return Refused(_code(error) or f"status {error.status_code}")
-        if isinstance(error, errors.APIStatusError):
-            return Unavailable(f"status {error.status_code}")
-        if isinstance(error, errors.APITimeoutError):
-            return Unavailable(f"no answer in {section.timeout_seconds:g} s")
-        if isinstance(error, errors.APIError | ValueError | OSError):  # cut connections, answers that aren't JSON
-            return Unavailable(type(error).__name__)
-        return error
+        return translated(error, self._errors, section)
 
     async def close(self) -> None:
         await self._client.close()
@@ -91,25 +76,3 @@ def _said(completion: Any) -> Said:
     if reason == "content_filter":
         raise Refused("content_filter")
     return Said(text, reason in ("stop", "end_turn", "eos"), prompt_tokens, new_tokens)
-
-
-def retry_after(error: Any) -> float | None:
-    """Return the seconds of a Retry-After or retry-after-ms header, at most ten minutes; None without one."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * scale
-        except (KeyError, ValueError, TypeError):
-            continue
-        if 0 <= seconds <= 600:
-            return seconds
-    return None
-
-
-def _code(error: Any) -> str | None:
-    value = _field(error, "code")
-    return value if isinstance(value, str) else None
-
-
-def _field(error: Any, name: str) -> object:
-    return getattr(error, name, None)

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from edgestill.distill.ledger import Asking, Ledger, Question, Reply
 from edgestill.distill.pace import Pace, backoff
@@ -25,6 +25,7 @@ _EMPTY_ATTEMPTS: Final = 3
 _PATIENCE_SECONDS: Final = 1800.0
 _MESSAGE_TOKENS: Final = 16
 _LOOK_AGAIN: Final = 0.05
+_OVERLOADED: Final = 529
 
 
 class Busy(Exception):
@@ -131,6 +132,44 @@ class _Open:
     empty: int = field(default=0, compare=False)
     prompt_tokens: int = field(default=0, compare=False)
     new_tokens: int = field(default=0, compare=False)
+
+
+def translated(error: Exception, errors: Any, section: RemoteTeacher) -> Exception:
+    """Return what an error of a vendor's client means; ``errors`` is the client's module.
+
+    OpenAI's and Anthropic's clients name their errors alike.
+    """
+    if isinstance(error, errors.RateLimitError) or getattr(error, "status_code", None) == _OVERLOADED:
+        return Busy(retry_after(error))
+    if isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError):
+        return InputError(
+            f"{section.model}: {section.base_url} refuses the key of {section.api_key_env} ({error.status_code})"
+        )
+    if isinstance(error, errors.NotFoundError):
+        return InputError(f"{section.model}: no such model at {section.base_url} (404); correct model or base_url")
+    if isinstance(error, errors.BadRequestError | errors.UnprocessableEntityError):
+        code = getattr(error, "code", None)
+        return Refused(code if isinstance(code, str) else f"status {error.status_code}")
+    if isinstance(error, errors.APIStatusError):
+        return Unavailable(f"status {error.status_code}")
+    if isinstance(error, errors.APITimeoutError):
+        return Unavailable(f"no answer in {section.timeout_seconds:g} s")
+    if isinstance(error, errors.APIError | ValueError | OSError):  # cut connections, answers that aren't JSON
+        return Unavailable(type(error).__name__)
+    return error
+
+
+def retry_after(error: Any) -> float | None:
+    """Return the seconds of a Retry-After or retry-after-ms header, at most ten minutes; None without one."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * scale
+        except (KeyError, ValueError, TypeError):
+            continue
+        if 0 <= seconds <= 600:
+            return seconds
+    return None
 
 
 class _Run:

@@ -15,10 +15,12 @@ from edgestill.distill.answers import Plan
 from edgestill.distill.generate import generate
 from edgestill.distill.ledger import Asking, Ledger, Reply
 from edgestill.distill.models import load_model
-from edgestill.distill.teachers import Limits
+from edgestill.distill.teachers import Limits, open_teacher
 from edgestill.distill.teachers.transformers import CheckpointTeacher
 from edgestill.errors import DataError
+from edgestill.export import export_checkpoint
 from edgestill.runtime.tasks import GenerationTask, get_task
+from edgestill.sections import GgufTeacher
 
 Requests = Callable[[int], list[Example]]
 
@@ -189,3 +191,18 @@ def generation_task(name: str, **options: object) -> GenerationTask:
     task = get_task(name, options)
     assert isinstance(task, GenerationTask)
     return task
+
+
+def test_a_gguf_teacher_answers_as_its_checkpoint_does(
+    sharp_teacher: Checkpoint, requests: Requests, tmp_path: Path
+) -> None:
+    model = export_checkpoint(sharp_teacher, "gguf", "f32", tmp_path).model_path
+    teachers = [local(sharp_teacher), open_teacher(GgufTeacher(kind="gguf", model=model, threads=1))]
+    answers = [
+        answer_prompts([teacher], requests(12), tmp_path / f"{number}.jsonl", Plan(max_new_tokens=24)).examples
+        for number, teacher in enumerate(teachers)
+    ]
+    assert len(answers[0]) > 6  # finished, so kept
+    assert answers[1] == answers[0]
+    again = answer_prompts([teachers[1]], requests(12), tmp_path / "1.jsonl", Plan(max_new_tokens=24))
+    assert (again.examples, again.accounts[0].new) == (answers[0], 0)

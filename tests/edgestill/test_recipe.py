@@ -63,6 +63,7 @@ def test_a_hub_name_stays_a_hub_name(tmp_path: Path) -> None:
         ("task: json", "task: json\ndistill: {losses: [{kind: kl, temprature: 2}]}", "did you mean 'temperature'?"),
         ("task: json", "task: json\nbundle: {ship: onnx-int2}", "onnx-int2"),
         ("task: json", "task: json\nexport: []", "export"),
+        ("task: json", "task: json\nsynthesize: {samples: 3}", "needs a temperature above 0"),
         ("task: json", "task: json\nexport: [gguf, gguf]", "export: names one twice"),
         ("task: json", "task: json\nquantize: [gguf-q4_0, gguf-q4_0]", "quantize: names one twice"),
     ],
