@@ -150,10 +150,26 @@ def _renamed(row: Row, columns: Mapping[str, str], source: str) -> Row:
     return values
 
 
+def prompt_key(example: Example) -> int:
+    """Return 64 bits, the same on every machine, that prompts share but for case, spacing and how they end.
+
+    Of a conversation, what the user said counts; of a text, all of it.
+    """
+    # Punctuation inside is kept: "3 + 4" isn't "3 - 4".
+    asked = " ".join(question_of(example).lower().split()).rstrip(" .!?")
+    return int.from_bytes(hashlib.blake2b(asked.encode(), digest_size=8).digest(), "little")
+
+
+def question_of(example: Example) -> str:
+    """Return what the user said, all turns; of a text, all of it."""
+    if example.text is not None:
+        return example.text
+    return "\n".join(message.content for message in example.prompt if message.role == "user")
+
+
 def share_of(example: Example) -> float:
-    """Return a number from 0 to 1 that the prompt's hash determines: the same on every machine, as data grow."""
-    digest = hashlib.sha256(example.prompt_sha256().encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    """Return a number from 0 to 1 that the prompt determines: the same on every machine, as data grow."""
+    return prompt_key(example) / 2**64
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from edgestill.dataset import BadRow, Example, read_examples, share_of
+from edgestill.dataset import BadRow, Example, prompt_key, read_examples, share_of
 from edgestill.errors import DataError
 from edgestill.measuring import task_of
 from edgestill.progress import Progress
@@ -34,9 +34,13 @@ class Prepared:
 
 
 def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:
-    """Read every data file once, check every row, and write the splits as JSONL; rows stream through."""
+    """Read every data file once, check every row, and write the splits as JSONL; rows stream through.
+
+    A row of another split that asks what the test split asks is left out: what was learnt isn't tested on.
+    """
     section, task = recipe.data, task_of(recipe)
-    given = {"train": section.train, "validation": section.validation, "test": section.test}
+    # The test split comes first: the others are read beside its prompts.
+    given = {"test": section.test, "train": section.train, "validation": section.validation}
     given["prompts"] = recipe.synthesize.prompts
     files = {split: path for split, path in given.items() if path is not None}
     for path in files.values():
@@ -65,8 +69,11 @@ def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:
         if splits.bad:
             aside = folder / "bad-rows.jsonl"
             progress.note(f"set aside {splits.bad:,} bad rows in {aside}; the first: {splits.first_error}")
+        for split, left_out in splits.tested.items():
+            progress.note(f"left {left_out:,} rows out of {split}: their prompts are in the test split")
         return {
             "bad_rows": splits.bad,
+            "tested": splits.tested,
             "sha256": {split: sha256_file(folder / f"{split}.jsonl") for split in splits.counts},
             "counts": splits.counts,
         }
@@ -86,7 +93,9 @@ class _Splits:
     def __init__(self, recipe: Recipe, folder: Path, open_files: contextlib.ExitStack) -> None:
         self.counts: dict[str, int] = {}
         self.bad = 0
+        self.tested: dict[str, int] = {}
         self.first_error = ""
+        self._test_prompts: set[int] = set()
         self._task = task_of(recipe)
         self._section = recipe.data
         self._folder, self._open_files = folder, open_files
@@ -95,11 +104,16 @@ class _Splits:
     def take(self, file: str, example: Example) -> None:
         split = self._split_of(example) if file == "train" else file
         asked = split in ("test", "prompts")
+        if split != "test" and prompt_key(example) in self._test_prompts:
+            self.tested[split] = self.tested.get(split, 0) + 1
+            return
         try:
             for row in self._task.questions(example) if asked else (example,):
                 self._check(split, row)
                 self._write(split, row.to_row())
                 self.counts[split] = self.counts.get(split, 0) + 1
+                if split == "test":
+                    self._test_prompts.add(prompt_key(row))
         except DataError as error:
             if self._section.on_bad_row == "stop":
                 raise
@@ -113,7 +127,9 @@ class _Splits:
     def finish(self, files: Mapping[str, Path]) -> None:
         for split in ("train", "validation", "test", *(["prompts"] if "prompts" in files else [])):
             if not self.counts.get(split):
-                raise DataError(f"{files.get(split) or files['train']}: no rows for {split}")
+                tested = self.tested.get(split)
+                why = f"; the prompts of {tested:,} are in the test split" if tested else ""
+                raise DataError(f"{files.get(split) or files['train']}: no rows for {split}{why}")
         for file in self._written.values():
             file.flush()
 

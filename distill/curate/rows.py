@@ -7,7 +7,7 @@ import itertools
 import re
 from typing import Final
 
-from edgestill.dataset import Example
+from edgestill.dataset import Example, prompt_key, question_of
 from edgestill.distill.curate import Context, Fault, register
 from edgestill.errors import MissingDependencyError
 from edgestill.filters import (
@@ -125,35 +125,22 @@ def language(section: LanguageFilter, context: Context) -> Fault:
 
 @register(ContaminationFilter)
 def contamination(section: ContaminationFilter, context: Context) -> Fault:
-    """Refuse prompts that are a test row's but for case and punctuation, or share n words in a row with one."""
-    whole = {_hashed(words) for row in context.test if (words := _words(_asked(row)))}
-    parts = {gram for row in context.test for gram in _grams(_words(_asked(row)), section.words)}
+    """Refuse prompts that a test row asks (see prompt_key), or that share n words in a row with one."""
+    whole = {prompt_key(row) for row in context.test}
+    parts = {gram for row in context.test for gram in _grams(row, section.words)}
 
     def fault(example: Example) -> str | None:
-        words = _words(_asked(example))
-        if words and _hashed(words) in whole:
+        if prompt_key(example) in whole:
             return "a test prompt"
-        if parts and not parts.isdisjoint(_grams(words, section.words)):
+        if parts and not parts.isdisjoint(_grams(example, section.words)):
             return f"{section.words} words in a row of a test prompt"
         return None
 
     return fault
 
 
-def _asked(example: Example) -> str:
-    if example.text is not None:
-        return example.text
-    return "\n".join(message.content for message in example.prompt if message.role == "user")
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _hashed(words: list[str]) -> int:
-    # Eight bytes a test row or n-gram instead of its text; the same on every machine.
-    return int.from_bytes(hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest(), "little")
-
-
-def _grams(words: list[str], n: int) -> set[int]:
-    return {_hashed(words[at : at + n]) for at in range(len(words) - n + 1)}
+def _grams(example: Example, n: int) -> set[int]:
+    # Eight bytes an n-gram instead of its text; the same on every machine.
+    words = re.findall(r"\w+", question_of(example).lower())
+    grams = (" ".join(words[at : at + n]) for at in range(len(words) - n + 1))
+    return {int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "little") for gram in grams}

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from edgestill.dataset import BadRow, Example, Message, read_examples, share_of, write_examples
 from edgestill.errors import DataError
+from edgestill.preparing import Prepared, prepare_data
+from edgestill.progress import SILENT
+from edgestill.recipe import load_recipe
 from edgestill.runtime.tasks import get_task
+from edgestill.steps import Steps
 
 
 def lines(folder: Path, *rows: str, name: str = "rows.jsonl") -> Path:
@@ -158,6 +162,34 @@ def test_bad_rows_may_be_set_aside(tmp_path: Path) -> None:
     rows = list(read_examples(path, set_aside=bad.append))
     assert [row.prompt[0].content for row in rows] == ["a", "b"]
     assert [(one.source.rsplit(":", 1)[1], one.row) for one in bad] == expected
+
+
+def test_what_is_tested_on_is_in_no_other_split(tmp_path: Path) -> None:
+    def write(name: str, *prompts: str) -> None:
+        rows = [json.dumps({"prompt": prompt, "completion": "{}"}) + "\n" for prompt in prompts]
+        (tmp_path / name).write_text("".join(rows))
+
+    write("train.jsonl", "what is 3 + 4?", "What is 3 - 4", "how  IS it", "why", "so")
+    write("validation.jsonl", "where", "so")
+    write("test.jsonl", "what is 3 - 4?", "How is it?", "so?")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "version: 1\nname: x\ntask: json\ndata: {train: train.jsonl, validation: validation.jsonl, test: test.jsonl}\n"
+        "teachers: [{kind: transformers, model: teacher}]\nstudent: {kind: pretrained, model: student}\n"
+    )
+
+    def prepare(name: str) -> Prepared:
+        (tmp_path / name).mkdir()
+        return prepare_data(Steps(tmp_path / name, SILENT), load_recipe(path), SILENT)
+
+    data = prepare("out")
+    asked = {split: [row.prompt[0].content for row in data.rows(split)] for split in ("train", "validation", "test")}
+    assert asked["train"] == ["what is 3 + 4?", "why"]
+    assert asked["validation"] == ["where"]
+    assert len(asked["test"]) == 3
+    write("train.jsonl", "so", "SO")
+    with pytest.raises(DataError, match="no rows for train; the prompts of 2 are in the test split"):
+        prepare("other")
 
 
 def test_columns_of_other_names_are_mapped_and_a_missing_one_is_named(tmp_path: Path) -> None:
