@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgestill.dataset import Example, Message, write_examples
+from edgestill.distill.judge import HIGHEST, Judge
 from edgestill.distill.ledger import Asking, Ledger, Question, Reply, default_ledger
 from edgestill.distill.teachers import Limits, Teacher
 from edgestill.errors import DataError
@@ -32,10 +33,10 @@ class Plan:
     """Who is asked what, how, and which answer is kept; ``shares`` are (weight, rule) of each teacher.
 
     ``ask`` is what a teacher is asked, ``learn`` the part of its answer that the student learns, ``same`` a
-    form in which answers that say the same are equal.
+    form in which answers that say the same are equal. With ``combine: judge`` the best rated is kept.
     """
 
-    combine: Literal["sample", "route", "agreement"] = "sample"
+    combine: Literal["sample", "route", "agreement", "judge"] = "sample"
     shares: tuple[tuple[float, str | None], ...] = ((1.0, None),)
     samples: int = 1
     min_agreement: float = 0.5
@@ -43,6 +44,7 @@ class Plan:
     max_new_tokens: int = 128
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
+    judge: Judge | None = None
     ask: Callable[[Example], Sequence[Message]] = lambda example: example.prompt
     learn: Callable[[str], str] = lambda answer: answer
     same: Callable[[str], str] = lambda answer: " ".join(answer.split())
@@ -111,16 +113,24 @@ def answer_prompts(
     questions = {key: Question.of(plan.ask(example)) for key, example in prompts.items()}
     replies: dict[str, list[Reply]] = {key: [] for key in prompts}
     accounts = []
+    limits = plan.limits
     for teacher, asked in zip(teachers, _assigned(plan, prompts), strict=True):
         file = (ledger or default_ledger()) if teacher.paid else out_file.with_name(f".{out_file.stem}.sqlite")
         with Ledger(file) as book:
-            accounts.append(_ask(teacher, {key: questions[key] for key in asked}, plan, book, replies, progress))
-    kept = []
+            theirs = {key: questions[key] for key in asked}
+            account, limits = _ask(teacher, theirs, plan, limits, book, replies, progress)
+            accounts.append(account)
+    candidates: list[list[Example]] = []
     for key, example in prompts.items():
         if not replies[key]:
             tally.drop("no teacher's rule matches", example)
-        elif (answered := _kept(plan, example, replies[key], validate, tally)) is not None:
-            kept.append(answered)
+        else:
+            candidates.append(_good(plan, example, replies[key], validate, tally))
+    if plan.combine == "judge" and plan.judge is not None:
+        kept, account = _best(plan.judge, candidates, limits, tally, progress)
+        accounts.append(account)
+    else:
+        kept = [good[0] for good in candidates if good]
     if not kept:
         names = ", ".join(teacher.name for teacher in teachers)
         raise DataError(f"none of {len(prompts)} answers of {names} is usable: {tally.summary()}")
@@ -153,7 +163,7 @@ def _assigned(plan: Plan, prompts: dict[str, Example]) -> list[list[str]]:
     weights = [weight for weight, _ in plan.shares]
     rules = [None if rule is None else re.compile(rule) for _, rule in plan.shares]
     for key, example in prompts.items():
-        if plan.combine == "agreement":
+        if plan.combine in ("agreement", "judge"):
             chosen: Sequence[int] = range(len(plan.shares))
         elif plan.combine == "route":
             question = example.prompt[-1].content
@@ -180,34 +190,35 @@ def _ask(
     teacher: Teacher,
     questions: dict[str, Question],
     plan: Plan,
+    limits: Limits,
     ledger: Ledger,
     replies: dict[str, list[Reply]],
     progress: Progress,
-) -> Account:
+) -> tuple[Account, Limits]:
+    """Add the teacher's replies; return its account, and what may still be spent."""
     given: list[Reply] = []
     if questions:
         for sample in range(plan.samples):
             asking = Asking(plan.temperature, plan.max_new_tokens, plan.seed, sample)
             unique = list({question.key: question for question in questions.values()}.values())
-            found = teacher.answer(unique, asking, ledger, plan.limits, progress)
+            found = teacher.answer(unique, asking, ledger, limits, progress)
             for key, question in questions.items():
                 replies[key].append(found[question.key])
             given += found.values()
+            limits = limits.after(found.values())
+    return _account(teacher.name, given, ledger.recorded), limits
+
+
+def _account(name: str, given: Sequence[Reply], new: int) -> Account:
     costs = [reply.cost for reply in given if reply.cost is not None]
-    return Account(
-        teacher.name,
-        len(given),
-        ledger.recorded,
-        sum(reply.prompt_tokens for reply in given),
-        sum(reply.new_tokens for reply in given),
-        sum(costs) if costs else None,
-    )
+    prompt_tokens, new_tokens = sum(reply.prompt_tokens for reply in given), sum(reply.new_tokens for reply in given)
+    return Account(name, len(given), new, prompt_tokens, new_tokens, sum(costs) if costs else None)
 
 
-def _kept(
+def _good(
     plan: Plan, example: Example, replies: Sequence[Reply], validate: Validate | None, tally: _Tally
-) -> Example | None:
-    """Return the example with the answer that is kept, or None with the reason counted."""
+) -> list[Example]:
+    """Return the example with each answer that may be kept, the one that most agree on first; else count why."""
     good: list[str] = []
     faults: list[tuple[str, str]] = []
     for reply in replies:
@@ -219,13 +230,33 @@ def _kept(
             faults.append((fault, reply.text))
     if not good:
         tally.drop(faults[0][0], example, faults[0][1])
-        return None
+        return []
     counts = collections.Counter(plan.same(answer) for answer in good)
-    said, votes = counts.most_common(1)[0]
-    if len(replies) > 1 and votes / len(replies) < plan.min_agreement:
+    votes = counts.most_common(1)[0][1]
+    if plan.combine != "judge" and len(replies) > 1 and votes / len(replies) < plan.min_agreement:
         tally.drop("the answers disagree", example, good[0])
-        return None
-    return example.answered(next(answer for answer in good if plan.same(answer) == said))
+        return []
+    first = {said: next(answer for answer in good if plan.same(answer) == said) for said, _ in counts.most_common()}
+    return [example.answered(answer) for answer in first.values()]
+
+
+def _best(
+    judge: Judge, candidates: Sequence[Sequence[Example]], limits: Limits, tally: _Tally, progress: Progress
+) -> tuple[list[Example], Account]:
+    """Return the best rated answer to each prompt; of equals the one that more agree on, then the first.
+
+    Where there is one answer alone, nobody is asked.
+    """
+    verdict = judge.rate([one for good in candidates if len(good) > 1 for one in good], limits, progress=progress)
+    ratings, kept = iter(verdict.ratings), []
+    for good in candidates:
+        rated = [(next(ratings) if len(good) > 1 else HIGHEST, one) for one in good]
+        best = max((rating for rating, _ in rated if rating is not None), default=None)
+        if best is not None:
+            kept.append(next(one for rating, one in rated if rating == best))
+        elif good:
+            tally.drop("the judge gave no rating", good[0], good[0].completion or "")
+    return kept, _account(f"{judge.teacher.name} (judge)", verdict.replies, verdict.new)
 
 
 def _fault(reply: Reply, answer: str, example: Example, validate: Validate | None) -> str | None:

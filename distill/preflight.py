@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from edgestill.artifact import Checkpoint
-from edgestill.dataset import Example
+from edgestill.dataset import Example, prompt_key
 from edgestill.distill.encode import ChatTokenizer, Encoded
 from edgestill.distill.vocabulary import vocabulary_sha256
 from edgestill.runtime.session import render_prompt
@@ -190,19 +190,14 @@ def _truncated(tokenizer: ChatTokenizer, rows: Rows) -> Iterator[Finding]:
 
 
 def _contaminated(rows: Rows, test: Sequence[Example]) -> Iterator[Finding]:
-    tested = {_asked(example): example for example in test}
-    found = [example for example, _ in rows if _asked(example) in tested]
+    tested = {prompt_key(example) for example in test}
+    found = [example for example, _ in rows if prompt_key(example) in tested]
     if tested and found:
         yield Finding(
             "contamination",
             f"{len(found)} of {len(rows)} rows to learn have a prompt of the test split, such as {found[0].source}; "
             "leave them out (synthesize.filters: contamination)",
         )
-
-
-def _asked(example: Example) -> str:
-    shown = example.text if example.text is not None else "\n".join(turn.content for turn in example.prompt)
-    return " ".join(re.findall(r"\w+", shown.lower()))
 
 
 def _tied(student: Checkpoint) -> Iterator[Finding]:

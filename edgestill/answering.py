@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example, read_examples
 from edgestill.errors import InputError
+from edgestill.filters import JudgeFilter
 from edgestill.measuring import Quality, task_of
 from edgestill.preparing import Prepared
 from edgestill.progress import Progress
 from edgestill.recipe import Recipe
 from edgestill.steps import Steps
+from edgestill.storage import sha256_json
 
 if TYPE_CHECKING:
+    from edgestill.distill.answers import Plan
+    from edgestill.distill.judge import Judge
     from edgestill.distill.teachers import Teacher
 
 
@@ -45,7 +51,7 @@ def answer_data(
             teachers,
             [question for row in data.rows(split) for question in task_of(recipe).questions(row)],
             answers,
-            _plan(recipe),
+            _plan(recipe, steps.out_dir),
             validate=_validator(recipe, data),
             ledger=section.ledger,
             progress=progress,
@@ -68,7 +74,8 @@ def answer_data(
     # The labels that a classification's answers are checked by come from train.
     checked_by = [recipe.task, recipe.task_options, data.sha256["train"] if recipe.task == "classification" else None]
     who = [[teacher.identity, one.weight, one.when] for teacher, one in zip(teachers, recipe.teachers, strict=True)]
-    depends = [asked, checked_by, data.sha256[split], who, recipe.seed]
+    judged_by = _judged_by(recipe) if section.combine == "judge" else None
+    depends = [asked, checked_by, data.sha256[split], who, recipe.seed, judged_by]
     names = "the teacher answers" if len(teachers) == 1 else f"{len(teachers)} teachers answer"
     title = f"{names} {data.counts[split]:,} prompts"
     done = steps.run("answers", depends, work, outputs=[answers], title=title)
@@ -77,12 +84,19 @@ def answer_data(
     for account in done.value["teachers"]:
         if account["cost"] is not None:
             progress.note(f"{account['teacher']}: {account['answers']:,} answers cost {account['cost']:.4f}")
-    rows, curated = _curated(steps, recipe, data, answers, done.sha256, progress)
+    rows, curated = _curated(steps, recipe, data, answers, done.sha256, spent_on({"answers": done.value}), progress)
     return rows, {"answers": done.value, "curated": curated}
 
 
+def spent_on(facts: Mapping[str, Any]) -> float:
+    """Return what teachers and judge cost, by what the steps ``answers`` and ``curated`` recorded."""
+    accounts = facts["answers"]["teachers"] if "answers" in facts else []
+    judged = facts.get("curated", {}).get("judge_cost", 0.0)
+    return float(sum(account["cost"] or 0.0 for account in accounts) + judged)
+
+
 def _curated(
-    steps: Steps, recipe: Recipe, data: Prepared, answers: Path, answers_sha256: str, progress: Progress
+    steps: Steps, recipe: Recipe, data: Prepared, answers: Path, answers_sha256: str, spent: float, progress: Progress
 ) -> tuple[list[Example], dict[str, Any]]:
     """Pass the answers, and gold if it is included, through the recipe's filters."""
     section = recipe.synthesize
@@ -92,18 +106,30 @@ def _curated(
         from edgestill.distill.curate import Context, curate
 
         files = [answers, *([data.folder / "train.jsonl"] if section.include_gold else [])]
-        result = curate(
-            (row for file in files for row in read_examples(file)),
-            curated,
-            section.filters,
-            Context(_validator(recipe, data), data.rows("test")),
-            balance=section.balance,
-            progress=progress,
-        )
-        dropped = [
-            {"filter": d.filter, "reason": d.reason, "count": d.count, "example": d.example} for d in result.dropped
+        fault, test, rating = _validator(recipe, data), data.rows("test"), None
+        judge_cost = 0.0
+        at = next((n for n, one in enumerate(section.filters) if isinstance(one, JudgeFilter)), len(section.filters))
+        first, rest, dropped, read = section.filters[:at], section.filters[at:], [], None
+        with tempfile.TemporaryDirectory(dir=steps.out_dir, prefix=".judged.") as temporary:
+            if rest:
+                # The judge is asked about what is left by then; each question costs.
+                worth = Path(temporary) / "rows.jsonl"
+                before = curate(_rows(files), worth, first, Context(fault, test), progress=progress)
+                files, dropped, read = [worth], [*before.dropped], before.read
+                rating, judge_cost = _ratings(recipe, list(_rows(files)), steps.out_dir, spent, progress)
+            result = curate(
+                _rows(files),
+                curated,
+                rest or first,
+                Context(fault, test, rating),
+                balance=section.balance,
+                progress=progress,
+            )
+        shown = [
+            {"filter": d.filter, "reason": d.reason, "count": d.count, "example": d.example}
+            for d in (*dropped, *result.dropped)
         ]
-        return {"read": result.read, "kept": result.kept, "dropped": dropped}
+        return {"read": read or result.read, "kept": result.kept, "dropped": shown, "judge_cost": judge_cost}
 
     depends = [
         [one.model_dump(mode="json", by_alias=True) for one in section.filters],
@@ -111,17 +137,62 @@ def _curated(
         answers_sha256,
         [recipe.task, recipe.task_options, data.sha256["test"], data.sha256["train"]],
         section.include_gold,
+        _judged_by(recipe) if any(isinstance(one, JudgeFilter) for one in section.filters) else None,
     ]
     done = steps.run("curated", depends, work, outputs=[curated], title="curating the answers")
     for drop in done.value["dropped"]:
         progress.note(f"{drop['filter']} dropped {drop['count']:,} rows: {drop['reason']}, such as {drop['example']}")
+    if done.value["judge_cost"]:
+        progress.note(f"the judge's ratings cost {done.value['judge_cost']:.4f}")
     return list(read_examples(curated)), done.value
+
+
+def _rows(files: Sequence[Path]) -> Iterator[Example]:
+    return (row for file in files for row in read_examples(file))
+
+
+def _ratings(
+    recipe: Recipe, rows: Sequence[Example], out_dir: Path, spent: float, progress: Progress
+) -> tuple[Callable[[Example], float | None], float]:
+    """Let the judge rate all rows; return what it said of a row, and what that cost."""
+    plan = _plan(recipe, out_dir)
+    if plan.judge is None:
+        raise InputError("a filter of kind 'judge' needs synthesize.judge")
+    verdict = plan.judge.rate(rows, replace(plan.limits, spent=spent), progress=progress)
+    found = {_said(row): rating for row, rating in zip(rows, verdict.ratings, strict=True)}
+    return lambda row: found[_said(row)], sum(reply.cost or 0.0 for reply in verdict.replies)
+
+
+def _said(row: Example) -> str:
+    return sha256_json(row.to_row())
+
+
+def _judge(recipe: Recipe, out_dir: Path) -> Judge | None:
+    from edgestill.distill.judge import INSTRUCTIONS, Judge
+    from edgestill.distill.teachers import open_teacher
+
+    section = recipe.synthesize.judge
+    if section is None:
+        return None
+    return Judge(
+        open_teacher(section.teacher),
+        section.instructions or INSTRUCTIONS,
+        section.max_new_tokens,
+        recipe.synthesize.ledger,
+        out_dir / ".judge.sqlite",
+    )
+
+
+def _judged_by(recipe: Recipe) -> object:
+    """Return what ratings depend on."""
+    judge = _judge(recipe, Path())
+    return None if judge is None else [judge.teacher.identity, judge.instructions, judge.max_new_tokens]
 
 
 _ASKED = ("temperature", "max_new_tokens", "batch_size", "samples", "combine", "min_agreement")
 
 
-def _plan(recipe: Recipe) -> Any:
+def _plan(recipe: Recipe, out_dir: Path) -> Plan:
     from edgestill.distill.answers import Plan
     from edgestill.distill.teachers import Limits
     from edgestill.runtime.tasks import GenerationTask
@@ -139,6 +210,7 @@ def _plan(recipe: Recipe) -> Any:
         max_new_tokens=section.max_new_tokens,
         seed=recipe.seed,
         limits=Limits(section.concurrency, section.batch_size, section.max_cost),
+        judge=_judge(recipe, out_dir),
         **own,
     )
 
@@ -157,7 +229,14 @@ def _validator(recipe: Recipe, data: Prepared) -> Callable[[Example], str | None
 
 
 def ask_test(
-    steps: Steps, recipe: Recipe, name: str, teacher: Teacher, test: Path, test_sha256: str, progress: Progress
+    steps: Steps,
+    recipe: Recipe,
+    name: str,
+    teacher: Teacher,
+    test: Path,
+    test_sha256: str,
+    spent: float,
+    progress: Progress,
 ) -> Quality:
     """Score a teacher that can only be asked: its greedy answers to the test prompts, from the ledger or asked now."""
 
@@ -168,7 +247,8 @@ def ask_test(
         if not isinstance(task, GenerationTask):
             raise InputError(f"teacher {name}: task {recipe.task!r} can't be scored by asking")
         rows = list(read_examples(test))
-        plan, golds = _plan(recipe), [task.gold(row) for row in rows]
+        plan, golds = _plan(recipe, steps.out_dir), [task.gold(row) for row in rows]
+        plan = replace(plan, limits=replace(plan.limits, spent=spent))
         answers = ask_greedily(teacher, rows, plan, ledger=recipe.synthesize.ledger, progress=progress)
         metrics = {name: figure.model_dump(mode="json") for name, figure in task.score(answers, golds).items()}
         return {"metrics": metrics, "statistics": task.statistics(answers, golds).tolist()}

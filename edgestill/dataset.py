@@ -12,6 +12,7 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ ROLES: Final = ("system", "user", "assistant")
 TEXT_SEPARATOR: Final = "<|endoftext|>"
 _MAX_ROW_BYTES: Final = 16 << 20
 _MAX_DOCUMENT_BYTES: Final = 256 << 20
+_MARKS: Final = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;!?\"'’‘“”…]")
 _OPTIONAL: Final = ("completion", "label", "answer", "answers", "summary", "references")
 
 
@@ -151,12 +153,12 @@ def _renamed(row: Row, columns: Mapping[str, str], source: str) -> Row:
 
 
 def prompt_key(example: Example) -> int:
-    """Return 64 bits, the same on every machine, that prompts share but for case, spacing and how they end.
+    """Return 64 bits, the same on every machine, that prompts share but for case, spacing and punctuation.
 
-    Of a conversation, what the user said counts; of a text, all of it.
+    Of a conversation, what the user said counts; of a text, all of it. Marks that compute stay: "3 + 4"
+    isn't "3 - 4", and "1.5" isn't "15".
     """
-    # Punctuation inside is kept: "3 + 4" isn't "3 - 4".
-    asked = " ".join(question_of(example).lower().split()).rstrip(" .!?")
+    asked = " ".join(_MARKS.sub("", question_of(example).lower()).split())
     return int.from_bytes(hashlib.blake2b(asked.encode(), digest_size=8).digest(), "little")
 
 

@@ -65,6 +65,16 @@ class ContaminationFilter(Filter):
     words: int = Field(default=13, gt=2)
 
 
+class JudgeFilter(Filter):
+    """Only answers that ``synthesize.judge`` rates at least ``min_rating``, of 1 to 10.
+
+    It is asked about what the filters before this one let through.
+    """
+
+    kind: Literal["judge"] = "judge"
+    min_rating: float = Field(default=7, ge=1, le=10)
+
+
 class ExactFilter(Filter):
     """No row twice."""
 
@@ -86,6 +96,7 @@ AnyFilter = Annotated[
     | LanguageFilter
     | AnswerFilter
     | ContaminationFilter
+    | JudgeFilter
     | ExactFilter
     | NearFilter,
     Field(discriminator="kind"),

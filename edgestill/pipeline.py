@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from edgestill.answering import ask_test
+from edgestill.answering import ask_test, spent_on
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import GateError, StageError, UnsupportedError
 from edgestill.making import PLAIN, Made, make_artifacts, make_plain
@@ -163,7 +163,7 @@ def _measure(
             quality[row.name] = teachers[same]
             continue
         if row.asked is not None:
-            found = ask_test(steps, recipe, row.name, row.asked, test, test_sha256, progress)
+            found = ask_test(steps, recipe, row.name, row.asked, test, test_sha256, spent_on(trained.facts), progress)
         else:
             model = _model_of(row)
             found = measure_quality(steps, recipe, row.name, model, row.sha256, test, test_sha256, progress)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgestill.errors import RecipeError
+from edgestill.filters import JudgeFilter
 from edgestill.section import Section
 from edgestill.sections import (
     AnthropicTeacher,
@@ -79,6 +80,8 @@ __all__ = [
     "parse_recipe",
 ]
 
+AskedSection = TypeVar("AskedSection", bound=Asked)
+
 RECIPE_VERSION: Final = 1
 _MAX_BYTES: Final = 1 << 20
 
@@ -126,6 +129,8 @@ class Recipe(Section):
     def _teachable(self) -> Recipe:
         if self.synthesize.samples > 1 and self.synthesize.temperature == 0:
             raise ValueError("synthesize.samples above 1 needs a temperature above 0: greedy answers are all the same")
+        self._check_judge()
+        self._check_prices()
         if self.has_local_teacher():
             return self
         if any(isinstance(teacher, TrainedTeacher) for teacher in self.teachers):
@@ -139,16 +144,28 @@ class Recipe(Section):
             )
         if self.task == "text":
             raise ValueError("task 'text' needs one teacher alone, of kind 'transformers' or 'trained'")
-        remote = [teacher for teacher in self.teachers if isinstance(teacher, RemoteTeacher)]
-        if self.synthesize.max_cost is not None:
-            for teacher in remote:
-                if teacher.price is None:
-                    raise ValueError(
-                        f"synthesize.max_cost needs a price: {{input, output}} for teacher {teacher.model!r}"
-                    )
         if self.synthesize.combine == "route" and not any(teacher.when for teacher in self.teachers):
             raise ValueError("combine 'route' needs a rule: give at least one teacher 'when'")
         return self
+
+    def _check_judge(self) -> None:
+        section = self.synthesize
+        filtered = any(isinstance(one, JudgeFilter) for one in section.filters)
+        if (section.combine == "judge" or filtered) and section.judge is None:
+            wants = "a filter of kind 'judge'" if filtered else "combine 'judge'"
+            raise ValueError(f"{wants} needs synthesize.judge: {{teacher: {{kind, model}}}}")
+        if section.combine == "judge" and len(self.teachers) == 1 and section.samples == 1:
+            raise ValueError("combine 'judge' has nothing to choose from: give several teachers, or samples")
+        if section.judge is not None and section.combine != "judge" and not filtered:
+            raise ValueError("synthesize.judge is never asked: use combine 'judge', or a filter of kind 'judge'")
+
+    def _check_prices(self) -> None:
+        asked: list[Section] = [*self.teachers]
+        if self.synthesize.judge is not None:
+            asked.append(self.synthesize.judge.teacher)
+        for teacher in asked:
+            if self.synthesize.max_cost is not None and isinstance(teacher, RemoteTeacher) and teacher.price is None:
+                raise ValueError(f"synthesize.max_cost needs a price: {{input, output}} for teacher {teacher.model!r}")
 
     @model_validator(mode="before")
     @classmethod
@@ -212,9 +229,6 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
 
     data = recipe.data
     files = {"train": absolute(data.train), "validation": absolute(data.validation), "test": absolute(data.test)}
-    synthesize = recipe.synthesize.model_copy(
-        update={"prompts": absolute(recipe.synthesize.prompts), "ledger": absolute(recipe.synthesize.ledger)}
-    )
 
     def local(model: str) -> str:
         beside = (folder / Path(model).expanduser()).resolve()
@@ -224,7 +238,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             raise RecipeError(f"model {model!r}: no such folder beside the recipe")
         return model
 
-    def found(teacher: Teacher) -> Teacher:
+    def found(teacher: AskedSection) -> AskedSection:
         if isinstance(teacher, TransformersTeacher):
             return teacher.model_copy(update={"model": local(teacher.model)})
         if isinstance(teacher, GgufTeacher):
@@ -235,6 +249,11 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         return teacher
 
     teachers = tuple(found(teacher) for teacher in recipe.teachers)
+    section = recipe.synthesize
+    judge = section.judge and section.judge.model_copy(update={"teacher": found(section.judge.teacher)})
+    synthesize = section.model_copy(
+        update={"prompts": absolute(section.prompts), "ledger": absolute(section.ledger), "judge": judge}
+    )
     student = recipe.student
     if isinstance(student, PretrainedStudent):
         student = student.model_copy(update={"model": local(student.model)})

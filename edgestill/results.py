@@ -105,10 +105,22 @@ class ArtifactRecord(Record):
 
 
 class EvalRecord(Record):
-    """One model's task metrics: metric name -> Figure."""
+    """One model's task metrics: metric name -> Figure.
+
+    Sizes in bytes: ``weights_bytes`` as the engine holds them, ``peak_rss_bytes`` and ``peak_pss_bytes`` of
+    the process that scored this model alone. ``retention`` is the primary metric as a fraction of the first
+    model's, ``difference`` what it is above it, both over the same rows.
+    """
 
     model: str
     metrics: dict[str, Figure]
+    engine: str | None = None
+    size_bytes: int | None = None
+    weights_bytes: Figure | None = None
+    peak_pss_bytes: Figure | None = None
+    peak_rss_bytes: Figure | None = None
+    retention: Figure | None = None
+    difference: Figure | None = None
 
 
 class Latency(Record):
@@ -222,6 +234,7 @@ class EvalDocument(_Document):
 
     schema_: Annotated[Literal["edgestill.eval/1"], Field(alias="schema")] = "edgestill.eval/1"
     task: str
+    primary_metric: str | None = None
     results: tuple[EvalRecord, ...]
 
 

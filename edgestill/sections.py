@@ -196,6 +196,16 @@ Teacher = Annotated[
 ]
 
 
+class JudgeSection(Section):
+    """Who rates answers from 1 to 10, and by what ``instructions`` (they end with the line 'Rating: N')."""
+
+    teacher: Annotated[
+        TransformersTeacher | GgufTeacher | OpenAITeacher | AnthropicTeacher, Field(discriminator="kind")
+    ]
+    instructions: str | None = Field(default=None, min_length=1)
+    max_new_tokens: int = Field(default=256, gt=0)
+
+
 class PretrainedStudent(Section):
     """A Hugging Face folder or hub name to start from."""
 
@@ -261,7 +271,8 @@ class Synthesize(Section):
     ``include_gold`` lets the student also learn the gold answers of train. With several teachers, ``combine``
     says who answers what: ``sample`` (each prompt one teacher, drawn by weight), ``route`` (the first whose
     ``when`` matches) or ``agreement`` (all of them; an answer is kept when at least ``min_agreement`` of the
-    answers say the same). ``samples`` above 1 asks each teacher so often and keeps by agreement too.
+    answers say the same) or ``judge`` (all of them; the answer that ``judge`` rates highest is kept).
+    ``samples`` above 1 asks each teacher so often and keeps by agreement, or by the judge.
     ``concurrency`` is the most requests to a server at once, ``max_cost`` what all of them may cost together.
     ``ledger`` is the file of paid answers, by default one for all recipes in the user's cache folder. What
     was answered (and gold, if included) passes the ``filters``; ``balance: label`` or ``length`` evens out.
@@ -273,8 +284,9 @@ class Synthesize(Section):
     max_new_tokens: int = Field(default=128, gt=0)
     batch_size: int = Field(default=64, gt=0)
     samples: int = Field(default=1, gt=0, le=64)
-    combine: Literal["sample", "route", "agreement"] = "sample"
+    combine: Literal["sample", "route", "agreement", "judge"] = "sample"
     min_agreement: float = Field(default=0.5, gt=0, le=1)
+    judge: JudgeSection | None = None
     concurrency: int = Field(default=16, gt=0, le=1024)
     max_cost: float | None = Field(default=None, ge=0)
     ledger: Path | None = None

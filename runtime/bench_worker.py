@@ -1,32 +1,29 @@
 """The process that a benchmark measures: opens one model, runs, prints one JSON line per finished repetition.
 
-Started by :mod:`edgestill.runtime.bench` as ``python -m edgestill.runtime.bench_worker`` with a request
-as JSON on stdin. Nothing but those lines reaches stdout: what libraries print goes to stderr. Memory is
-read between repetitions, never inside a timed section.
+Started by :mod:`edgestill.runtime.bench` (see :mod:`edgestill.runtime.worker`). Memory is read between
+repetitions, never inside a timed section.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgestill.artifact import read_json_object
 from edgestill.dataset import Message
-from edgestill.errors import EdgestillError, InputError
+from edgestill.errors import InputError
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.worker import Emit, serve_request
 
 if TYPE_CHECKING:
     from edgestill.runtime.session import Generation, Session
-
-Emit = Callable[[Mapping[str, object]], None]
 
 _PSS_INTERVAL: Final = 0.25  # seconds
 _PACKAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
@@ -42,23 +39,6 @@ PROMPT_TEXT: Final = (
     "the seconds between two sounds of the horn, wrote the number down and waited for the ships to answer. "
 )
 """What the benchmark's prompt is cut from, repeated as often as needed."""
-
-
-def main() -> int:
-    """Read the request from stdin and serve it; return the exit status."""
-    protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def emit(event: Mapping[str, object]) -> None:
-        protocol.write(json.dumps(event) + "\n")
-        protocol.flush()
-
-    try:
-        serve(json.load(sys.stdin), emit)
-    except EdgestillError as error:
-        emit({"event": "error", "type": type(error).__name__, "message": str(error)})
-        return error.exit_status
-    return 0
 
 
 def serve(request: Mapping[str, Any], emit: Emit) -> None:
@@ -205,4 +185,4 @@ def _import_packages(source: ModelSource) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve_request(serve))

@@ -155,6 +155,22 @@ class Session:
         self._sequence.clear()
         return self.engine.logits(token_ids)
 
+    def read(self, token_ids: Sequence[int]) -> Logits:
+        """Return the logits after the last of ``token_ids``, ``[vocab]``; valid until the next call.
+
+        What they share with the sequence before isn't computed again; they are the sequence afterwards.
+        """
+        return self._prefill(self._ids(token_ids))[1]
+
+    def shared(self, token_ids: Sequence[int]) -> int:
+        """Return how many of ``token_ids``, from the first on, are in the KV cache."""
+        common = 0
+        for ours, asked in zip(self._sequence, token_ids, strict=False):
+            if ours != asked:
+                break
+            common += 1
+        return common
+
     def generate(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
         """Answer a prompt: raw text, messages, or token ids.
 
@@ -263,11 +279,7 @@ class Session:
         engine, sequence = self.engine, self._sequence
         if engine.position != len(sequence):  # someone else used the engine
             self.reset()
-        common = 0
-        for ours, asked in zip(sequence, ids[:-1], strict=False):
-            if ours != asked:
-                break
-            common += 1
+        common = self.shared(ids[:-1])
         # Cleared first: an engine that fails half-way leaves nothing that could be reused wrongly.
         sequence.clear()
         engine.rewind(common)

@@ -35,10 +35,14 @@ _SHOWN: Final = 200
 
 @dataclass(frozen=True)
 class Context:
-    """What filters know beside the row: the task's own check of an answer, and the rows that are tested on."""
+    """What filters know beside the row: the task's own check of an answer, and the rows that are tested on.
+
+    ``rating`` returns what the judge said of a row (1 to 10, None where it gave no rating).
+    """
 
     fault: Fault | None = None
     test: Sequence[Example] = ()
+    rating: Callable[[Example], float | None] | None = None
 
 
 @dataclass(frozen=True)

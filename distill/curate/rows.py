@@ -9,10 +9,11 @@ from typing import Final
 
 from edgestill.dataset import Example, prompt_key, question_of
 from edgestill.distill.curate import Context, Fault, register
-from edgestill.errors import MissingDependencyError
+from edgestill.errors import InputError, MissingDependencyError
 from edgestill.filters import (
     AnswerFilter,
     ContaminationFilter,
+    JudgeFilter,
     LanguageFilter,
     LengthFilter,
     RefusalFilter,
@@ -135,6 +136,22 @@ def contamination(section: ContaminationFilter, context: Context) -> Fault:
         if parts and not parts.isdisjoint(_grams(example, section.words)):
             return f"{section.words} words in a row of a test prompt"
         return None
+
+    return fault
+
+
+@register(JudgeFilter)
+def judged(section: JudgeFilter, context: Context) -> Fault:
+    """Refuse answers that the judge rates too low, or not at all. Raises InputError when nobody judged."""
+    if context.rating is None:
+        raise InputError("a filter of kind 'judge' needs ratings; see edgestill.distill.judge")
+    rating = context.rating
+
+    def fault(example: Example) -> str | None:
+        found = rating(example)
+        if found is None:
+            return "the judge gave no rating"
+        return f"rated below {section.min_rating:g}" if found < section.min_rating else None
 
     return fault
 

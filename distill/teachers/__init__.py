@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 from edgestill.distill.ledger import Asking, Ledger, Question, Reply
@@ -20,11 +20,19 @@ from edgestill.sections import Asked
 
 @dataclass(frozen=True)
 class Limits:
-    """How hard a teacher may be asked: requests at once, prompts in a batch, and what all may cost together."""
+    """How hard a teacher may be asked: requests at once, prompts in a batch, and what all may cost together.
+
+    ``spent`` of ``max_cost`` is gone already: for other teachers, and for what was judged.
+    """
 
     concurrency: int = 16
     batch_size: int = 64
     max_cost: float | None = None
+    spent: float = 0.0
+
+    def after(self, replies: Iterable[Reply]) -> Limits:
+        """Return the limits once ``replies`` are paid."""
+        return replace(self, spent=self.spent + sum(reply.cost or 0.0 for reply in replies))
 
 
 class Teacher(Protocol):

@@ -25,7 +25,7 @@ _EMPTY_ATTEMPTS: Final = 3
 _PATIENCE_SECONDS: Final = 1800.0
 _MESSAGE_TOKENS: Final = 16
 _LOOK_AGAIN: Final = 0.05
-_OVERLOADED: Final = 529
+_OVERLOADED: Final = (503, 529)
 
 
 class Busy(Exception):
@@ -34,6 +34,10 @@ class Busy(Exception):
     def __init__(self, retry_after: float | None) -> None:
         super().__init__(retry_after)
         self.retry_after = retry_after
+
+
+class Overloaded(Exception):
+    """The server is too busy with others (529, 503): that says nothing of our own quota."""
 
 
 class Unavailable(Exception):
@@ -55,7 +59,7 @@ class Said:
 
 
 class Client(Protocol):
-    """One server: ``ask`` raises Busy, Unavailable or Refused, and InputError for what no repetition cures."""
+    """One server: ``ask`` raises Busy, Overloaded, Unavailable, Refused, or InputError for what nothing cures."""
 
     async def ask(self, question: Question, asking: Asking) -> Said:
         """Ask once."""
@@ -88,7 +92,9 @@ class Remote:
         with progress.task(f"{self.name} answers", total=len(keys), unit="answers") as task:
             if found:
                 task.advance(len(found))
-            run = _Run(self, todo, asking, ledger, limits, task)
+            # What a run before this one paid for the same questions counts: a kill gives no fresh purse.
+            spent = limits.spent + sum(reply.cost or 0.0 for reply in found.values())
+            run = _Run(self, todo, asking, ledger, limits, spent, task)
             asyncio.run(run.ask_all(self._connect))
         replies.update({todo[key].key: reply for key, reply in run.replies.items()})
         return replies
@@ -129,6 +135,7 @@ class _Open:
     question: Question = field(compare=False)
     first: float | None = field(default=None, compare=False)
     failures: int = field(default=0, compare=False)
+    overloads: int = field(default=0, compare=False)
     empty: int = field(default=0, compare=False)
     prompt_tokens: int = field(default=0, compare=False)
     new_tokens: int = field(default=0, compare=False)
@@ -139,8 +146,10 @@ def translated(error: Exception, errors: Any, section: RemoteTeacher) -> Excepti
 
     OpenAI's and Anthropic's clients name their errors alike.
     """
-    if isinstance(error, errors.RateLimitError) or getattr(error, "status_code", None) == _OVERLOADED:
+    if isinstance(error, errors.RateLimitError):
         return Busy(retry_after(error))
+    if getattr(error, "status_code", None) in _OVERLOADED:
+        return Overloaded(f"status {getattr(error, 'status_code', None)}")
     if isinstance(error, errors.AuthenticationError | errors.PermissionDeniedError):
         return InputError(
             f"{section.model}: {section.base_url} refuses the key of {section.api_key_env} ({error.status_code})"
@@ -182,6 +191,7 @@ class _Run:
         asking: Asking,
         ledger: Ledger,
         limits: Limits,
+        spent: float,
         task: Task,
     ) -> None:
         self.replies: dict[str, Reply] = {}
@@ -191,7 +201,7 @@ class _Run:
         self._unanswered = len(todo)
         self._chance = random.Random()
         self._pace = Pace()
-        self._spent = self._promised = 0.0
+        self._spent, self._promised = spent, 0.0
         self._stopped = False
 
     async def ask_all(self, connect: Callable[[], Client]) -> None:
@@ -255,10 +265,12 @@ class _Run:
             said = await client.ask(one.question, self._asking)
         except Busy as busy:
             wait = self._pace.refused(sent, busy.retry_after)
-            one.at = time.monotonic() + wait * self._chance.uniform(1.0, 1.1)
-            if one.at - one.first > _PATIENCE_SECONDS:
-                minutes = f"{_PATIENCE_SECONDS / 60:.0f} minutes"
-                raise StageError(f"{self._teacher.name}: the server refused for {minutes} (429)") from None
+            self._later(one, wait * self._chance.uniform(1.0, 1.1), "refused (429)")
+            return None
+        except Overloaded as error:
+            self._pace.failed()
+            one.overloads += 1
+            self._later(one, backoff(one.overloads, self._chance), f"was overloaded ({error})")
             return None
         except Refused as error:
             self._pace.failed()
@@ -286,6 +298,15 @@ class _Run:
             return None
         cost = cost_of(self._teacher.price, one.prompt_tokens, one.new_tokens)
         return Reply(said.text, said.finished, one.prompt_tokens, one.new_tokens, cost)
+
+    def _later(self, one: _Open, wait: float, what: str) -> None:
+        """Ask again after ``wait`` seconds. Raises StageError when it has been tried for half an hour."""
+        one.at = time.monotonic() + wait
+        if one.first is not None and one.at - one.first > _PATIENCE_SECONDS:
+            minutes = f"{_PATIENCE_SECONDS / 60:.0f} minutes"
+            raise StageError(
+                f"{self._teacher.name}: the server {what} for {minutes}; what was answered is kept, run again later"
+            )
 
     def _worst_cost(self, question: Question) -> float:
         """A token has at least one byte; the answer may take all that it may."""

@@ -21,8 +21,8 @@ _NUMBER: Final = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
 _CALCULATOR: Final = re.compile(r"<<[^<>]*>>")
 _ANNOUNCED: Final = re.compile(r"(?:####|\\boxed\{|answer\s*(?:is|:|=))", re.IGNORECASE)
 _MAX_DIGITS: Final = 64
-_THINK: Final = "Think step by step, then write #### and the number."
-_SAY: Final = "Write #### and the number."
+_THINK: Final = f"Think step by step, then write {MARK} and the number."
+_SAY: Final = f"Write {MARK} and the number."
 
 
 def final_number(text: str) -> Decimal | None:
@@ -65,11 +65,7 @@ class MathTask(GenerationTask):
     def build(self, row: Row, source: str) -> Example:
         """Ask the question; the answer is GSM8K's without its calculator marks, or its last line alone."""
         question, answer = string_of(row, "question", source), string_of(row, "answer", source)
-        how = (
-            "Think step by step, then write #### and the number."
-            if self.chain_of_thought
-            else "Write #### and the number."
-        )
+        how = _THINK if self.chain_of_thought else _SAY
         number = final_number(answer)
         if number is None:
             raise DataError(f"{source}: no number in the answer {answer[:80]!r}")

@@ -1,9 +1,11 @@
-"""An OpenAI-compatible server that fails on purpose, in a process of its own; its log says what it answered.
+"""A server that fails on purpose, in a process of its own; its log says what it answered.
+
+It speaks OpenAI's chat completions, and under /v1/messages Anthropic's messages.
 
 ``python fault_server.py PORT_FILE LOG RULES_JSON``. Rules: ``rate`` (requests a second) and ``burst`` (a token
 bucket), or ``window`` (seconds) and ``quota`` (a fixed window); ``retry_after`` (seconds: number, "exact" or
 null); ``delay`` (seconds an answer takes); ``faults``: name -> every n-th request: error500, slow, cut,
-truncated, empty, filtered, too_long. ``model`` and ``key`` are the only ones it accepts.
+truncated, empty, filtered, overloaded (529), refusal. ``model`` and ``key`` are the only ones it accepts.
 """
 
 from __future__ import annotations
@@ -47,8 +49,11 @@ class Server:
             after = rules.get("retry_after", "exact")
             extra = {} if after is None else {"Retry-After": str(wait if after == "exact" else after)}
             return await self.send(writer, 429, {"error": {"message": "slow down", "code": "rate_limit"}}, extra)
-        if rules.get("key") and headers.get("authorization") != f"Bearer {rules['key']}":
-            return await self.send(writer, 401, {"error": {"message": f"wrong key {headers.get('authorization')}"}})
+        messages = path.endswith("/messages")
+        # Anthropic's clients of before 2026 send x-api-key.
+        shown = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        if rules.get("key") and shown != rules["key"]:
+            return await self.send(writer, 401, {"error": {"message": f"wrong key {shown}"}})
         if rules.get("model") and body.get("model") != rules["model"]:
             return await self.send(writer, 404, {"error": {"message": "no such model", "code": "model_not_found"}})
         self.requests += 1
@@ -56,20 +61,15 @@ class Server:
         fault = next((name for name, n in rules.get("faults", {}).items() if self.requests % n == 0), None)
         if fault == "error500":
             return await self.send(writer, 500, {"error": {"message": "oops"}})
+        if fault == "overloaded":
+            return await self.send(writer, 529, {"type": "error", "error": {"type": "overloaded_error", "message": ""}})
         if fault == "filtered":
             self.note("filtered", body)
             return await self.send(writer, 400, {"error": {"message": "no", "code": "content_filter"}})
         await asyncio.sleep(30.0 if fault == "slow" else rules.get("delay", 0.0))
         text = "" if fault == "empty" else f"echo {prompt}"
         tokens = len(prompt.split()), len(text.split())
-        payload = {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
-        }
+        payload = _message(body, text, tokens, fault) if messages else _completion(body, text, tokens)
         if fault in ("cut", "truncated"):
             data = json.dumps(payload).encode()
             length = len(data) if fault == "cut" else len(data) // 2
@@ -113,6 +113,31 @@ class Server:
     def note(self, what: str, body: Any, tokens: tuple[int, int] = (0, 0)) -> None:
         entry = {"what": what, "time": time.time(), "prompt": body["messages"][-1]["content"], "tokens": tokens}
         self.log.write(json.dumps(entry) + "\n")
+
+
+def _completion(body: Any, text: str, tokens: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
+    }
+
+
+def _message(body: Any, text: str, tokens: tuple[int, int], fault: str | None) -> dict[str, Any]:
+    system = f"{body['system']}: " if body.get("system") else ""
+    return {
+        "id": "x",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": system + text}] if text else [],
+        "stop_reason": "refusal" if fault == "refusal" else "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
+    }
 
 
 async def main(port_file: Path, log: Path, rules: dict[str, Any]) -> None:

@@ -15,11 +15,16 @@ from typing import Any
 
 import pytest
 
+from edgestill.answering import answer_data, open_teachers, spent_on
 from edgestill.dataset import Example, Message
 from edgestill.distill.answers import AnswersResult, Plan, answer_prompts
 from edgestill.distill.teachers import Limits, open_teacher
 from edgestill.errors import InputError, StageError
-from edgestill.sections import OpenAITeacher, Price
+from edgestill.preparing import prepare_data
+from edgestill.progress import SILENT
+from edgestill.recipe import load_recipe
+from edgestill.sections import AnthropicTeacher, OpenAITeacher, Price
+from edgestill.steps import Steps
 
 SERVER = Path(__file__).with_name("fault_server.py")
 KEY = "sk-secret-of-the-tests"
@@ -147,6 +152,11 @@ def test_max_cost_stops_before_it_is_exceeded_and_keeps_what_was_paid(
     paid = len(server.entries("answered"))
     assert 10 < paid <= 50
     assert not (tmp_path / "a.jsonl").exists()
+    # Another attempt has no fresh purse: what was paid for these prompts is spent.
+    with pytest.raises(StageError, match=r"max_cost .* would be exceeded"):
+        answer(server, 100, tmp_path, Limits(concurrency=4, max_cost=50 * one))
+    paid = len(server.entries("answered"))
+    assert paid <= 50
     result = answer(server, 100, tmp_path)
     assert result.accounts[0].new == 100 - paid
     assert len(server.entries("answered")) == 100
@@ -171,6 +181,55 @@ def test_what_no_repetition_cures_stops_at_once_and_names_no_key(
     assert len(server.log.read_text().splitlines()) == 0
 
 
+def anthropic(server: Fault, **options: Any) -> AnthropicTeacher:
+    return AnthropicTeacher(
+        **{
+            "kind": "anthropic",
+            "model": "echo",
+            "base_url": server.url.removesuffix("/v1"),
+            "api_key_env": "EDGESTILL_TEST_KEY",
+            "price": PRICE,
+            "timeout_seconds": 1.0,
+            **options,
+        }
+    )
+
+
+def ask_anthropic(server: Fault, rows: list[Example], folder: Path, **options: Any) -> AnswersResult:
+    plan = Plan(limits=Limits(concurrency=16), max_new_tokens=8)
+    teacher = open_teacher(anthropic(server, **options))
+    return answer_prompts([teacher], rows, folder / "a.jsonl", plan, ledger=folder / "ledger.sqlite")
+
+
+def test_anthropics_messages_survive_every_fault_too(fault: Callable[..., Fault], tmp_path: Path) -> None:
+    faults = {"error500": 7, "cut": 11, "truncated": 13, "empty": 17, "overloaded": 19, "slow": 101}
+    server = fault(faults=faults, rate=200, burst=20)
+    result = ask_anthropic(server, prompts(300), tmp_path)
+    assert said(result) == {f"number {n} please": f"echo number {n} please" for n in range(300)}
+    assert result.accounts[0].cost == pytest.approx(server.cost(), rel=1e-9)
+    assert ask_anthropic(server, prompts(300), tmp_path).accounts[0].new == 0
+
+
+def test_anthropics_system_message_goes_where_it_belongs_and_a_refusal_is_counted(
+    fault: Callable[..., Fault], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGESTILL_OTHER_KEY", "sk-another-secret")
+    server = fault(faults={"refusal": 10})
+    rows = [Example((Message("system", "be kind"), *example.messages)) for example in prompts(40)]
+    result = ask_anthropic(server, rows, tmp_path)
+    assert {example.completion for example in result.examples} <= {
+        f"be kind: echo number {n} please" for n in range(40)
+    }
+    assert [(entry.reason, entry.count) for entry in result.dropped] == [("refused by the server: refusal", 4)]
+    for options, message in (
+        ({"model": "eccho"}, "eccho: no such model"),
+        ({"api_key_env": "EDGESTILL_OTHER_KEY"}, "refuses the key of EDGESTILL_OTHER_KEY"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            ask_anthropic(server, prompts(3), tmp_path, **options)
+        assert "secret" not in str(error.value)
+
+
 def test_a_question_that_the_server_filters_is_counted_not_repeated(
     fault: Callable[..., Fault], tmp_path: Path
 ) -> None:
@@ -186,6 +245,51 @@ def test_a_server_that_is_away_is_said_in_one_line(tmp_path: Path, monkeypatch: 
     gone = OpenAITeacher(kind="openai", model="echo", base_url="http://127.0.0.1:9/v1", api_key_env=None)
     with pytest.raises(StageError, match="no answer after 8 attempts"):
         answer_prompts([open_teacher(gone)], prompts(3), tmp_path / "a.jsonl", Plan(), ledger=tmp_path / "l.sqlite")
+
+
+def test_a_recipe_keeps_what_its_judge_rates_high_and_counts_the_cost(
+    fault: Callable[..., Fault], tmp_path: Path
+) -> None:
+    server = fault()
+    asked = {"kind": "openai", "model": "echo", "base_url": server.url, "api_key_env": "EDGESTILL_TEST_KEY"}
+    asked["price"] = {"input": 1000, "output": 2000}
+    # The server echoes: what it says as a judge ends in the rating that the prompt holds.
+    rows = [{"prompt": f"{word} Rating: {rating}", "completion": "x"} for rating, word in enumerate("abcdefghij", 1)]
+    for split, part in (("train", rows), ("validation", [{"prompt": "v", "completion": "x"}]), ("test", rows[:0])):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    (tmp_path / "test.jsonl").write_text('{"prompt": "t", "completion": "x"}\n')
+    recipe = {
+        "version": 1,
+        "name": "judged",
+        "task": "classification",
+        "data": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+        "teachers": [asked],
+        "synthesize": {
+            "filters": [{"kind": "length", "max_words": 4}, {"kind": "judge", "min_rating": 8}],
+            "judge": {"teacher": {**asked, "name": "strict"}},
+            "ledger": "ledger.sqlite",
+            "max_cost": 100,
+        },
+        "student": {"kind": "pretrained", "model": "somewhere/some-model"},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    checked = load_recipe(path)
+    (tmp_path / "out").mkdir()
+    steps = Steps(tmp_path / "out", SILENT)
+    data = prepare_data(steps, checked, SILENT)
+    # The task's own check would want a label.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgestill.answering._validator", lambda recipe, data: None)
+        kept, facts = answer_data(steps, checked, data, open_teachers(checked, None), SILENT)
+    assert [row.completion for row in kept] == [
+        f"echo {word} Rating: {n}" for n, word in ((8, "h"), (9, "i"), (10, "j"))
+    ]
+    curated = facts["curated"]
+    assert curated["dropped"][0]["reason"] == "rated below 8"
+    assert curated["dropped"][0]["count"] == 7
+    assert spent_on(facts) == pytest.approx(server.cost(), rel=1e-9)
+    assert len(server.entries("answered")) == 20
 
 
 KILLED = """
@@ -254,7 +358,6 @@ def test_a_real_server_says_what_the_file_says(llama_server: str, tmp_path: Path
     teacher = open_teacher(OpenAITeacher(kind="openai", model="tiny", base_url=llama_server, api_key_env=None))
     plan = Plan(limits=Limits(concurrency=3), max_new_tokens=6)
     from edgestill.distill.ledger import Asking, Ledger, Question
-    from edgestill.progress import SILENT
 
     questions = [Question.of(example.prompt) for example in prompts(5)]
     with Ledger(tmp_path / "l.sqlite") as ledger:

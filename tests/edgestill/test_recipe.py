@@ -29,6 +29,9 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+JUDGE = "judge: {teacher: {kind: openai, model: strict}}"
+
+
 def test_paths_are_relative_to_the_recipes_own_file(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     recipe = load_recipe(write(tmp_path, SOUND.replace("some/hub-name", "model")))
@@ -53,6 +56,15 @@ def test_a_hub_name_stays_a_hub_name(tmp_path: Path) -> None:
         ("layers: 2", "layers: [2, 0]", "must be how many layers"),
         ("layers: 2", "layers: []", "must be how many layers"),
         ("layers: 2", "layer: 2", "student.pruned"),
+        ("task: json", "task: json\nsynthesize: {combine: judge}", "combine 'judge' needs synthesize.judge"),
+        ("task: json", "task: json\nsynthesize: {filters: [{kind: judge}]}", "filter of kind 'judge' needs"),
+        ("task: json", f"task: json\nsynthesize: {{combine: judge, {JUDGE}}}", "nothing to choose from"),
+        ("task: json", f"task: json\nsynthesize: {{{JUDGE}}}", "synthesize.judge is never asked"),
+        (
+            "task: json",
+            f"task: json\nsynthesize: {{max_cost: 1, filters: [{{kind: judge}}], {JUDGE}}}",
+            "max_cost needs a price",
+        ),
         ("version: 1", "version: 2", "version 2 is not 1"),
         ("name: demo", "name: ../demo", "name"),
         ("kind: pruned", "kind: magic", "student"),

@@ -104,7 +104,7 @@ def test_a_worker_that_raises_shows_its_last_line(stub: Any) -> None:
 
 
 def test_a_worker_that_hangs_is_stopped(stub: Any) -> None:
-    with pytest.raises(StageError, match="stopped after 2 s with 2 repetitions finished"):
+    with pytest.raises(StageError, match="stopped after 2 s and 2 finished repetitions"):
         bench_model(stub("hangs"), BenchOptions(timeout_seconds=2))
 
 
