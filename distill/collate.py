@@ -14,6 +14,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch  # noqa: TID253
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler  # noqa: TID253
 
 from edgestill.distill.encode import Encoded
@@ -72,7 +73,7 @@ class LengthSampler(Sampler[int]):
     The order depends on ``seed`` and epoch alone, so a resumed run sees what an undisturbed one would.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int] | NDArray[np.int64], batch_size: int, seed: int) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed

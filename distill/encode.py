@@ -7,11 +7,14 @@ the rendered prompt. So training sees exactly the prompt that the runtime will s
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
+import tempfile
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Any, Final, Literal, overload
 
 import numpy as np
 import tokenizers
@@ -19,13 +22,13 @@ from numpy.typing import NDArray
 
 from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.dataset import Example, Message
-from edgestill.errors import CheckpointError, DataError
+from edgestill.errors import CheckpointError, DataError, disk_errors
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.chat_template import render
-from edgestill.storage import sha256_json
 
 Turns = Literal["all", "final"]
 _SHOW_ROWS: Final = 500
+_SHOW_DROPPED: Final = 10
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,61 @@ class Encoded:
         return digest.hexdigest()
 
 
+class EncodedRows(Sequence[Encoded]):
+    """Rows one after the other in two arrays, which may lie in a file: ids int32, mask bool, ends int64."""
+
+    def __init__(self, ids: NDArray[np.int32], mask: NDArray[np.bool_], ends: NDArray[np.int64]) -> None:
+        self._ids, self._mask, self._ends = ids, mask, ends
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of each row, ``[rows]``."""
+        return np.diff(self._ends, prepend=0)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]  # negative ones, and IndexError
+        start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        return Encoded(self._ids[start:end], self._mask[start:end])
+
+
+class _Writer:
+    """Collects rows: in memory, or in unnamed files of a folder, which go away with the rows or the process."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._ids, self._mask = (
+            io.BytesIO() if folder is None else tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - mapped below
+            for _ in range(2)
+        )
+        self._ends = array("q")
+        self._folder = folder
+
+    def add(self, row: Encoded) -> None:
+        self._ids.write(row.input_ids.astype(np.int32).tobytes())
+        self._mask.write(row.labels_mask.tobytes())
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(row.input_ids))
+
+    def rows(self) -> EncodedRows:
+        ends = np.array(self._ends, np.int64)
+        ids, mask = self._array(self._ids, np.int32), self._array(self._mask, np.bool_)
+        return EncodedRows(ids, mask, ends)
+
+    def _array(self, file: IO[bytes], dtype: type[np.generic]) -> NDArray[Any]:
+        if isinstance(file, io.BytesIO):
+            return np.frombuffer(file.getbuffer(), dtype)
+        file.flush()
+        return np.memmap(file, dtype, "r")
+
+
 @dataclass(frozen=True)
 class EncodedData:
     """Rows ready for training, and what was left out.
@@ -53,12 +111,12 @@ class EncodedData:
     nowhere); ``unanswered`` had no assistant turn. ``numbers`` are the places of the rows among the examples.
     """
 
-    rows: tuple[Encoded, ...]
+    rows: Sequence[Encoded]
     max_length: int
     too_long: int = 0
     unanswered: int = 0
     dropped_sources: tuple[str, ...] = ()
-    numbers: tuple[int, ...] = ()
+    numbers: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -72,7 +130,10 @@ class EncodedData:
 
     def sha256(self) -> str:
         """Hash of every row in order."""
-        return sha256_json([row.sha256() for row in self.rows])
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(bytes.fromhex(row.sha256()))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -236,36 +297,38 @@ def encode_examples(
     *,
     max_length: int,
     turns: Turns = "all",
+    spill: Path | None = None,
     progress: Progress = SILENT,
 ) -> EncodedData:
     """Encode examples for training; rows over ``max_length`` tokens or without an answer are dropped and counted.
 
-    Raises DataError (see :meth:`ChatTokenizer.encode`), and when no row is left.
+    With ``spill``, a folder, the tokens lie there in files without a name (5 bytes a token), not in memory.
+    Raises DiskFullError, DataError (see :meth:`ChatTokenizer.encode`), and when no row is left.
     """
-    rows: list[Encoded] = []
-    numbers: list[int] = []
+    rows = _Writer(spill)
+    numbers = array("q")
     dropped: list[str] = []
     too_long = unanswered = 0
-    with progress.task("encode", unit="rows") as task:
+    with progress.task("encode", unit="rows") as task, disk_errors(f"encoding into {spill}"):
         for number, example in enumerate(examples, 1):
             answered = example.text is not None or any(m.role == "assistant" for m in example.messages)
             row = tokenizer.encode(example, turns=turns) if answered else None
             if row is None or not row.labels_mask.any():
                 unanswered += 1
-                dropped.append(example.source)
+                dropped = [*dropped, example.source][:_SHOW_DROPPED]
             elif len(row.input_ids) > max_length:
                 too_long += 1
-                dropped.append(example.source)
+                dropped = [*dropped, example.source][:_SHOW_DROPPED]
             else:
-                rows.append(row)
+                rows.add(row)
                 numbers.append(number - 1)
             if number % _SHOW_ROWS == 0:
                 task.advance(_SHOW_ROWS)
-    if not rows:
+    if not numbers:
         raise DataError(
             f"no row to train on: {too_long} longer than max_length {max_length}, {unanswered} without an answer"
         )
-    return EncodedData(tuple(rows), max_length, too_long, unanswered, tuple(dropped[:10]), tuple(numbers))
+    return EncodedData(rows.rows(), max_length, too_long, unanswered, tuple(dropped), numbers)
 
 
 def _template(folder: Path, settings: dict[str, object]) -> str | None:

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from edgestill.distill.collate import Batch
     from edgestill.distill.encode import Encoded, EncodedData
 
-SCHEMA: Final = "edgestill.signal/1"
+SCHEMA: Final = "edgestill.signal/2"
 DEFAULT_TOP_K: Final = 64
 _SMALL_VOCAB: Final = 2048
 _CHUNK_ELEMENTS: Final = 1 << 24
+_DIGEST: Final = np.dtype([("high", "<u8"), ("low", "<u8")])
+_PLACE: Final = np.dtype([*_DIGEST.descr, ("start", "<i8"), ("count", "<i8")])
 _LOWEST: Final = -60000.0  # float16 ends at -65504
 
 
@@ -121,12 +123,13 @@ class CachedSignal:
             raise InputError(f"{folder}: not a cached signal ({error}); run cache_signal again") from error
         if index.get("schema") != SCHEMA:
             raise InputError(f"{folder}: schema {index.get('schema')!r} is not {SCHEMA!r}; cache the signal again")
-        places: dict[str, list[int]] = index["rows"]
-        missing = sum(row.sha256() not in places for row in data.rows)
+        places = _open(folder, "rows.bin", _PLACE, (int(index["rows"]),))
+        wanted = _digests(data.rows)
+        at = np.minimum(np.searchsorted(places["high"], wanted["high"]), len(places) - 1)
+        missing = int(np.count_nonzero((places["high"][at] != wanted["high"]) | (places["low"][at] != wanted["low"])))
         if missing:
             raise InputError(f"{folder}: {missing} of {len(data.rows)} rows are not in it; cache the signal again")
-        spans = np.array([places[row.sha256()] for row in data.rows], np.int64)
-        self._starts, self._counts = spans[:, 0], spans[:, 1]
+        self._starts, self._counts = places["start"][at], places["count"][at]
         count, k = int(index["positions"]), int(index["k"])
         self._temperatures = [float(t) for t in index["temperatures"]]
         self._whole = k == int(index["vocab_size"])
@@ -190,7 +193,7 @@ def cache_signal(
     k = min(k or (vocab if vocab <= _SMALL_VOCAB else DEFAULT_TOP_K), vocab)
     chunk = max(1, _CHUNK_ELEMENTS // vocab)
     places, batches = _plan(data.rows, batch_tokens)
-    count = sum(n for _, n in places.values())
+    count = int(places["count"].sum())
     with (
         whole_folder(out_dir) as folder,
         contextlib.ExitStack() as files,
@@ -227,28 +230,35 @@ def cache_signal(
                 "k": k,
                 "temperatures": list(temperatures),
                 "positions": count,
-                "rows": places,
+                "rows": len(places),
             },
         )
+        (folder / "rows.bin").write_bytes(places.tobytes())
     return CachedSignal(out_dir, data)
 
 
-def _plan(rows: Sequence[Encoded], batch_tokens: int) -> tuple[dict[str, tuple[int, int]], list[list[int]]]:
-    """Return hash -> (first position, positions) and batches of row numbers, in the order of writing."""
-    places: dict[str, tuple[int, int]] = {}
+def _plan(rows: Sequence[Encoded], batch_tokens: int) -> tuple[NDArray[Any], list[list[int]]]:
+    """Return where each different row lies (``_PLACE``, sorted by digest), and batches of row numbers as written."""
+    digests = _digests(rows)
+    _, first = np.unique(digests, return_index=True)
+    lengths = np.array([len(rows[number].input_ids) for number in np.sort(first)])
+    order = np.sort(first)[np.argsort(lengths, kind="stable")]
+    places = np.empty(len(order), _PLACE)
+    places["high"], places["low"] = digests["high"][order], digests["low"][order]
+    places["count"] = [int(rows[number].labels_mask.sum()) for number in order]
+    places["start"] = np.cumsum(places["count"]) - places["count"]
     batches: list[list[int]] = [[]]
-    start = 0
-    for number in sorted(range(len(rows)), key=lambda n: len(rows[n].input_ids)):
-        row, key = rows[number], rows[number].sha256()
-        if key in places:
-            continue
-        count = int(row.labels_mask.sum())
-        places[key] = (start, count)
-        start += count
-        if batches[-1] and (len(batches[-1]) + 1) * len(row.input_ids) > batch_tokens:
+    for number, length in zip(order.tolist(), np.sort(lengths).tolist(), strict=True):
+        if batches[-1] and (len(batches[-1]) + 1) * length > batch_tokens:
             batches.append([])
         batches[-1].append(number)
-    return places, batches
+    return places[np.argsort(places, order=("high", "low"))], batches
+
+
+def _digests(rows: Sequence[Encoded]) -> NDArray[Any]:
+    """Return 128 bits of each row's hash, as two numbers."""
+    data = b"".join(bytes.fromhex(row.sha256()[:32]) for row in rows)
+    return np.frombuffer(data, np.dtype([("high", ">u8"), ("low", ">u8")])).astype(_DIGEST)
 
 
 def _float16(values: torch.Tensor) -> NDArray[np.float16]:
@@ -256,7 +266,7 @@ def _float16(values: torch.Tensor) -> NDArray[np.float16]:
     return array
 
 
-def _open(folder: Path, name: str, dtype: Any, shape: tuple[int, int]) -> NDArray[Any]:
+def _open(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     path = folder / name
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not path.is_file() or path.stat().st_size != expected:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute  # noqa: TID253
 
 from edgestill.distill import losses as registry
 from edgestill.distill.collate import Batch, LengthSampler, NumberedRows, collate
-from edgestill.distill.encode import EncodedData
+from edgestill.distill.encode import EncodedData, EncodedRows
 from edgestill.distill.models import head_logits, hidden_states
 from edgestill.distill.settings import TrainSettings
 from edgestill.distill.signals import TeacherReader, TeacherSignal
@@ -119,7 +119,7 @@ class DistillTrainer(transformers.Trainer):  # type: ignore[misc]
         history: History,
         task: Task,
     ) -> None:
-        lengths = [len(row.input_ids) for row in data.rows]
+        lengths = data.rows.lengths if isinstance(data.rows, EncodedRows) else [len(row.input_ids) for row in data.rows]
         self.sampler = LengthSampler(lengths, settings.batch_size, arguments.seed)
         self.signal = signal if model.needs_teacher else None
         self.history = history

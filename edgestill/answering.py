@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example, read_examples
 from edgestill.errors import InputError
+from edgestill.example_file import ExampleFile
 from edgestill.filters import JudgeFilter
 from edgestill.measuring import Quality, task_of
 from edgestill.preparing import Prepared
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from edgestill.distill.teachers import Teacher
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """The rows that the student learns, on disk, and what they depend on in one hash."""
+
+    rows: ExampleFile
+    sha256: str
+
+
 def open_teachers(recipe: Recipe, local: Checkpoint | None) -> list[Teacher]:
     """Return the recipe's teachers, ready to be asked; ``local`` is the one checkpoint, where there is just one."""
     from edgestill.distill.teachers import open_teacher
@@ -37,10 +46,10 @@ def open_teachers(recipe: Recipe, local: Checkpoint | None) -> list[Teacher]:
 
 def answer_data(
     steps: Steps, recipe: Recipe, data: Prepared, teachers: Sequence[Teacher], progress: Progress
-) -> tuple[list[Example], dict[str, object]]:
+) -> tuple[Learnt, dict[str, object]]:
     """Return the rows that the student learns: the teachers' answers, or the texts of a text task."""
     if recipe.task == "text":
-        return data.rows("train"), {"rows": data.counts["train"]}
+        return Learnt(data.rows("train"), data.sha256["train"]), {"rows": data.counts["train"]}
     section = recipe.synthesize
     split = "prompts" if section.prompts is not None else "train"
 
@@ -97,7 +106,7 @@ def spent_on(facts: Mapping[str, Any]) -> float:
 
 def _curated(
     steps: Steps, recipe: Recipe, data: Prepared, answers: Path, answers_sha256: str, spent: float, progress: Progress
-) -> tuple[list[Example], dict[str, Any]]:
+) -> tuple[Learnt, dict[str, Any]]:
     """Pass the answers, and gold if it is included, through the recipe's filters."""
     section = recipe.synthesize
     curated = steps.out_dir / "curated.jsonl"
@@ -144,7 +153,7 @@ def _curated(
         progress.note(f"{drop['filter']} dropped {drop['count']:,} rows: {drop['reason']}, such as {drop['example']}")
     if done.value["judge_cost"]:
         progress.note(f"the judge's ratings cost {done.value['judge_cost']:.4f}")
-    return list(read_examples(curated)), done.value
+    return Learnt(ExampleFile(curated), done.sha256), done.value
 
 
 def _rows(files: Sequence[Path]) -> Iterator[Example]:

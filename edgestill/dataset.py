@@ -131,7 +131,7 @@ def read_examples(
         try:
             if isinstance(row, BadRow):
                 raise DataError(row.error)
-            yield _example(_renamed(row, renamed, source), source, shape, system)
+            yield parse_row(_renamed(row, renamed, source), source, shape, system)
         except DataError as error:
             if set_aside is None:
                 raise
@@ -309,7 +309,8 @@ _READERS: Final = {
 }
 
 
-def _example(row: Row, source: str, shape: Shape | None, system: str | None) -> Example:
+def parse_row(row: Row, source: str, shape: Shape | None = None, system: str | None = None) -> Example:
+    """Return the example that a row means; see :func:`read_examples`. Raises DataError, naming ``source``."""
     if shape is not None and shape.fields and all(field in row for field in shape.fields) and "messages" not in row:
         example = shape.build(row, source)
     elif turns := next((name for name in _TURNS if name in row), None):

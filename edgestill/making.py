@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgestill.artifact import Artifact, Checkpoint, Format
 from edgestill.errors import GateError
-from edgestill.measuring import examples_of
+from edgestill.example_file import ExampleFile
 from edgestill.parity_gate import built_in_gates, check, reference_of
 from edgestill.progress import Progress
 from edgestill.recipe import Recipe
@@ -59,7 +59,7 @@ def make_plain(
         from edgestill.export import export_checkpoint
 
         written = export_checkpoint(checkpoint, format, PLAIN[format], folder, progress=progress)
-        with reference_of(checkpoint.path, examples_of(trained.held_out), progress) as reference:
+        with reference_of(checkpoint.path, ExampleFile(trained.held_out), progress) as reference:
             parity = check(written, reference, built_in_gates(), progress)
         if not parity.passed:
             reasons = ", ".join(parity.reasons)
@@ -136,7 +136,7 @@ class _References:
 
     def student(self) -> Reference:
         if self._student is None:
-            rows = examples_of(self._trained.held_out)
+            rows = ExampleFile(self._trained.held_out)
             self._student = reference_of(self._trained.student.path, rows, self._progress)
         return self._student
 

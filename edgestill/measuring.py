@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.artifact import Artifact
-from edgestill.dataset import Example, Message, read_examples
+from edgestill.dataset import Message, read_examples
+from edgestill.example_file import ExampleFile
 from edgestill.recipe import Recipe
 from edgestill.results import BenchRecord, Figure, Headline, ModelRecord
 from edgestill.steps import Steps
@@ -117,9 +118,9 @@ def measure_speed(
 
 def spread_prompts(test: Path, count: int = ANSWER_PROMPTS) -> list[Sequence[Message]]:
     """Return prompts spread evenly over the test split."""
-    rows = list(read_examples(test))
+    rows = ExampleFile(test)
     stride = max(len(rows) // count, 1)
-    return [example.prompt for example in rows[::stride][:count]]
+    return [rows[number].prompt for number in range(0, len(rows), stride)[:count]]
 
 
 def answer_limit(test: Path) -> int:
@@ -226,8 +227,3 @@ def refuse_unfaithful(
             if kept < floor:
                 refused[row.name] = f"min_accuracy_retention: {kept:.4f} of the teacher's {metric}, {floor} is asked"
     return refused
-
-
-def examples_of(path: Path) -> list[Example]:
-    """Return all rows of one of the run's own data files."""
-    return list(read_examples(path))

@@ -16,6 +16,7 @@ import yaml
 from edgestill.answering import ask_test, spent_on
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import GateError, StageError, UnsupportedError
+from edgestill.example_file import ExampleFile
 from edgestill.making import PLAIN, Made, make_artifacts, make_plain
 from edgestill.measuring import (
     Measured,
@@ -23,7 +24,6 @@ from edgestill.measuring import (
     answer_limit,
     choose_shipped,
     distilling_gain,
-    examples_of,
     make_headline,
     measure_quality,
     measure_speed,
@@ -326,7 +326,7 @@ def _golden(steps: Steps, recipe: Recipe, trained: Trained, shipped: list[Artifa
     def work() -> Any:
         from edgestill.runtime.golden import make_golden
 
-        rows = golden_prompts(examples_of(trained.test), recipe.bundle.golden_prompts)
+        rows = golden_prompts(ExampleFile(trained.test), recipe.bundle.golden_prompts)
         limit = answer_limit(trained.test) if recipe.task != "text" else 64
         text = make_golden({artifact.name: artifact.folder for artifact in shipped}, rows, limit, progress=progress)
         write_text(golden_file, text)

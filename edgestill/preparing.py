@@ -11,6 +11,7 @@ from typing import IO, Any, Final
 
 from edgestill.dataset import BadRow, Example, prompt_key, read_examples, share_of
 from edgestill.errors import DataError
+from edgestill.example_file import ExampleFile
 from edgestill.measuring import task_of
 from edgestill.progress import Progress
 from edgestill.recipe import Recipe
@@ -28,9 +29,9 @@ class Prepared:
     sha256: dict[str, str]
     counts: dict[str, int]
 
-    def rows(self, split: str) -> list[Example]:
-        """Return all rows of one split."""
-        return list(read_examples(self.folder / f"{split}.jsonl"))
+    def rows(self, split: str) -> ExampleFile:
+        """Return all rows of one split; they stay on disk."""
+        return ExampleFile(self.folder / f"{split}.jsonl")
 
 
 def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:

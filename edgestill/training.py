@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgestill.answering import answer_data, open_teachers
+from edgestill.answering import Learnt, answer_data, open_teachers
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example
 from edgestill.errors import GateError, StageError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from edgestill.distill import EncodedData
     from edgestill.distill.teachers import Teacher
 
+_LOOKED_AT: Final = 20_000
+"""Rows that a preflight looks at, at most, spread over all of them."""
 _SMALL_FILES: Final = (".json", ".jinja", ".txt", ".model")
 
 
@@ -78,9 +80,7 @@ def train_models(steps: Steps, recipe: Recipe, progress: Progress) -> Trained:
     _check_before_answers(recipe, local, start)
     teachers = open_teachers(recipe, local.checkpoint)
     answers, facts = answer_data(steps, recipe, data, teachers, progress)
-    student = _student(
-        steps, recipe, local, start, start_sha256, answers, data.rows("test"), data.sha256["test"], progress
-    )
+    student = _student(steps, recipe, local, start, start_sha256, answers, data, progress)
     facts["student"] = learnt = _training_facts(steps.out_dir / "student")
     baseline: Done | None = None
     if recipe.distill.baseline and recipe.task != "text":
@@ -221,9 +221,8 @@ def _student(
     local: _Local,
     start: Checkpoint,
     start_sha256: str,
-    answers: list[Example],
-    test: list[Example],
-    test_sha256: str,
+    answers: Learnt,
+    data: Prepared,
     progress: Progress,
 ) -> Done:
     from edgestill.distill import TrainSettings
@@ -234,10 +233,9 @@ def _student(
 
     def rows() -> EncodedData:
         if not encoded:
-            encoded.append(_encode(answers, start, recipe, progress))
+            encoded.append(_encode(answers.rows, start, recipe, steps.out_dir, progress))
         return encoded[0]
 
-    answers_key = [row.to_row() for row in answers]
     if temperatures:
 
         def cache_work() -> Any:
@@ -247,7 +245,7 @@ def _student(
             return None
 
         depends = [
-            answers_key,
+            answers.sha256,
             start_sha256,
             local.sha256,
             temperatures,
@@ -256,13 +254,17 @@ def _student(
         ]
         steps.run("signal", depends, cache_work, outputs=[cache], title="caching the teacher's logits")
 
-    depends = [_distill_key(recipe), answers_key, start_sha256, local.sha256 if temperatures else None, recipe.seed]
+    depends = [_distill_key(recipe), answers.sha256, start_sha256, local.sha256 if temperatures else None, recipe.seed]
     if recipe.distill.preflight != "off":
 
         def look() -> Any:
-            return _preflight(recipe, local, start, answers, rows(), cache if temperatures else None, test)
+            return _preflight(
+                recipe, local, start, answers.rows, rows(), cache if temperatures else None, data.rows("test")
+            )
 
-        done = steps.run("preflight", [depends, test_sha256], look, title="looking for mistakes before training")
+        done = steps.run(
+            "preflight", [depends, data.sha256["test"]], look, title="looking for mistakes before training"
+        )
         for finding in done.value:
             progress.note(f"preflight: {finding}")
         if done.value and recipe.distill.preflight == "stop":
@@ -285,7 +287,7 @@ def _student(
         )
         return {"sha256": made.sha256()}
 
-    title = f"distilling the student from {len(answers):,} answers"
+    title = f"distilling the student from {len(answers.rows):,} answers"
     return steps.run("student", depends, work, outputs=[folder], title=title)
 
 
@@ -302,9 +304,10 @@ def _preflight(
     from edgestill.distill import CachedSignal
     from edgestill.distill.preflight import Setup, preflight
 
+    places = range(0, len(data.rows), -(-len(data.rows) // _LOOKED_AT))
     setup = Setup(
         student=start,
-        rows=[(answers[number], row) for number, row in zip(data.numbers, data.rows, strict=True)],
+        rows=[(answers[data.numbers[at]], data.rows[at]) for at in places],
         losses=recipe.distill.losses,
         teacher=local.checkpoint if cache is not None else None,
         signal=CachedSignal(cache, data) if cache is not None else None,
@@ -348,7 +351,7 @@ def _baseline(
         from edgestill.distill import TrainSettings, train
         from edgestill.distill.training import steps_of
 
-        encoded = _encode(data.rows("train"), start, recipe, progress)
+        encoded = _encode(data.rows("train"), start, recipe, steps.out_dir, progress)
         settings = TrainSettings.from_recipe(recipe.distill)
         gold = replace(settings, losses=(SftLoss(kind="sft"),))
         same = steps_of(student_rows, settings) / steps_of(len(encoded.rows), replace(gold, epochs=1.0))
@@ -366,11 +369,14 @@ def _distill_key(recipe: Recipe) -> dict[str, Any]:
     return recipe.distill.model_dump(mode="json", exclude={"save_every_seconds", "baseline", "preflight"})
 
 
-def _encode(examples: list[Example], checkpoint: Checkpoint, recipe: Recipe, progress: Progress) -> EncodedData:
+def _encode(
+    examples: Sequence[Example], checkpoint: Checkpoint, recipe: Recipe, spill: Path, progress: Progress
+) -> EncodedData:
     from edgestill.distill import ChatTokenizer, encode_examples
 
     limit, turns = recipe.distill.max_length, recipe.distill.turns
-    data = encode_examples(examples, ChatTokenizer.open(checkpoint), max_length=limit, turns=turns, progress=progress)
+    tokenizer = ChatTokenizer.open(checkpoint)
+    data = encode_examples(examples, tokenizer, max_length=limit, turns=turns, spill=spill, progress=progress)
     if data.too_long:
         progress.note(f"left out {data.too_long:,} rows longer than {limit} tokens; raise distill.max_length")
     return data

@@ -10,7 +10,7 @@ import torch
 from edgestill.artifact import Checkpoint
 from edgestill.dataset import Example, Message
 from edgestill.distill.collate import LengthSampler, collate
-from edgestill.distill.encode import ChatTokenizer, Encoded, encode_examples
+from edgestill.distill.encode import ChatTokenizer, Encoded, EncodedRows, encode_examples
 from edgestill.distill.models import head_logits, hidden_states, load_model
 from edgestill.errors import DataError
 
@@ -117,3 +117,25 @@ def test_batches_are_of_like_length_and_repeat_by_seed_and_epoch() -> None:
     assert list(sampler) == first
     sampler.set_epoch(1)
     assert list(sampler) != first
+
+
+def test_rows_on_disk_are_the_rows_in_memory(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer.open(Checkpoint.open(tiny_checkpoint))
+    examples = [
+        Example((Message("user", f"dim the lights to {n}"), Message("assistant", "yes " * (n % 5 + 1))))
+        for n in range(40)
+    ]
+    memory = encode_examples(examples, tokenizer, max_length=64)
+    disk = encode_examples(examples, tokenizer, max_length=64, spill=tmp_path)
+    assert list(tmp_path.iterdir()) == []  # nothing that a kill could leave
+    assert disk.sha256() == memory.sha256()
+    assert isinstance(disk.rows, EncodedRows)
+    assert disk.rows.lengths.tolist() == [len(row.input_ids) for row in memory.rows]
+    for ours, theirs, example in zip(disk.rows, memory.rows, examples, strict=True):
+        alone = tokenizer.encode(example)
+        for row in (ours, theirs):
+            assert row.input_ids.tolist() == alone.input_ids.tolist()
+            assert row.labels_mask.tolist() == alone.labels_mask.tolist()
+    assert [row.input_ids.tolist() for row in disk.rows[-2:]] == [row.input_ids.tolist() for row in memory.rows[38:]]
+    with pytest.raises(IndexError):
+        disk.rows[40]

@@ -282,7 +282,7 @@ def test_a_recipe_keeps_what_its_judge_rates_high_and_counts_the_cost(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgestill.answering._validator", lambda recipe, data: None)
         kept, facts = answer_data(steps, checked, data, open_teachers(checked, None), SILENT)
-    assert [row.completion for row in kept] == [
+    assert [row.completion for row in kept.rows] == [
         f"echo {word} Rating: {n}" for n, word in ((8, "h"), (9, "i"), (10, "j"))
     ]
     curated = facts["curated"]
