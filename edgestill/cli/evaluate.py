@@ -110,6 +110,8 @@ def _short(models: list[str]) -> list[str]:
     common = 0
     while all(len(one) > common + 1 and one[common] == parts[0][common] for one in parts) and len(models) > 1:
         common += 1
+    if not parts[0][0] and common == 1:
+        common = 0  # they share the root alone
     return ["/".join(one[common:]) for one in parts]
 
 

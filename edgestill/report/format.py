@@ -89,7 +89,7 @@ def scale_for(value: float, unit: str) -> Scale:
         return _pick(value, _SECONDS)
     if unit == "bytes":
         return _pick(value, _BYTES)
-    symbol = "tokens/s" if unit in _RATES else printable(unit)
+    symbol = "tokens/s" if unit in _RATES else "" if unit == "1" else printable(unit)
     return Scale(1.0, symbol, _digits(value))
 
 
