@@ -80,6 +80,7 @@ def peer(source: Path) -> None:
 
     started = time.perf_counter()
     index = MinHashLSH(threshold=0.8, num_perm=128)
+    kept: dict[str, MinHash] = {}
     found = rows = 0
     with source.open() as file:
         for rows, line in enumerate(file, 1):
@@ -87,10 +88,12 @@ def peer(source: Path) -> None:
             text = f"user: {row['prompt']}\nassistant: {row['completion']}".encode()
             signature = MinHash(num_perm=128)
             signature.update_batch([text[at : at + 5] for at in range(len(text) - 4)])
-            if index.query(signature):
+            # The index names candidates; their estimated similarity decides, as with us.
+            if any(kept[name].jaccard(signature) >= 0.8 for name in index.query(signature)):
                 found += 1
             else:
                 index.insert(str(rows), signature)
+                kept[str(rows)] = signature
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"datasketch: {rows:>9,} rows, {found:,} repetitions: peak {peak:,.0f} MiB, {rows / seconds:,.0f} rows/s")

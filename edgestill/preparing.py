@@ -113,7 +113,8 @@ class _Splits:
                 self._check(split, row)
                 self._write(split, row.to_row())
                 self.counts[split] = self.counts.get(split, 0) + 1
-                if split == "test":
+                # By hash, equal prompts are in one split anyway.
+                if split == "test" and (self._section.test is not None or row is not example):
                     self._test_prompts.add(prompt_key(row))
         except DataError as error:
             if self._section.on_bad_row == "stop":

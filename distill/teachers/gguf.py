@@ -39,12 +39,11 @@ class _GgufTeacher:
         if not todo:
             return replies
         section = self._section
+        known = f" ({len(found):,} known)" if found else ""
         with (
             Session.open(section.model, threads=section.threads, context_length=section.context) as session,
-            progress.task(f"{self.name} answers", total=len(keys), unit="answers") as task,
+            progress.task(f"{self.name} answers{known}", total=len(todo), unit="answers") as task,
         ):
-            if found:
-                task.advance(len(found))
             for key, question in todo.items():
                 # The seed is the question's own: an answer doesn't depend on which others were asked before.
                 seed = (asking.seed + asking.sample * 1009 + int(question.key[:8], 16)) % (1 << 31)

@@ -89,9 +89,9 @@ class Remote:
         replies = {keys[key].key: reply for key, reply in found.items()}
         if not todo:
             return replies
-        with progress.task(f"{self.name} answers", total=len(keys), unit="answers") as task:
-            if found:
-                task.advance(len(found))
+        # What is known already is no part of the rate, nor of the time left.
+        known = f" ({len(found):,} known)" if found else ""
+        with progress.task(f"{self.name} answers{known}", total=len(todo), unit="answers") as task:
             # What a run before this one paid for the same questions counts: a kill gives no fresh purse.
             spent = limits.spent + sum(reply.cost or 0.0 for reply in found.values())
             run = _Run(self, todo, asking, ledger, limits, spent, task)
