@@ -155,10 +155,11 @@ def _renamed(row: Row, columns: Mapping[str, str], source: str) -> Row:
 def prompt_key(example: Example) -> int:
     """Return 64 bits, the same on every machine, that prompts share but for case, spacing and punctuation.
 
-    Of a conversation, what the user said counts; of a text, all of it. Marks that compute stay: "3 + 4"
-    isn't "3 - 4", and "1.5" isn't "15".
+    Of a conversation, what the user said counts, and what the system message did (it may hold the text that
+    is asked about); of a text, all of it. Marks that compute stay: "3 + 4" isn't "3 - 4", and "1.5" isn't "15".
     """
-    asked = " ".join(_MARKS.sub("", question_of(example).lower()).split())
+    context = "\n".join(message.content for message in example.prompt if message.role == "system")
+    asked = " ".join(_MARKS.sub("", f"{context}\n{question_of(example)}".lower()).split())
     return int.from_bytes(hashlib.blake2b(asked.encode(), digest_size=8).digest(), "little")
 
 

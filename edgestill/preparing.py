@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from edgestill.dataset import BadRow, Example, prompt_key, read_examples, share_of
+from edgestill.dataset import BadRow, Example, parse_row, prompt_key, read_examples, share_of
 from edgestill.errors import DataError
 from edgestill.example_file import ExampleFile
 from edgestill.measuring import task_of
@@ -37,7 +37,9 @@ class Prepared:
 def prepare_data(steps: Steps, recipe: Recipe, progress: Progress) -> Prepared:
     """Read every data file once, check every row, and write the splits as JSONL; rows stream through.
 
-    A row of another split that asks what the test split asks is left out: what was learnt isn't tested on.
+    A row of another split that asks what a row of the test split asks is left out: what was learnt isn't
+    tested on. A conversation asks at each of its turns; of one that is tested, only the whole counts, as openings
+    ("hello") are everybody's.
     """
     section, task = recipe.data, task_of(recipe)
     # The test split comes first: the others are read beside its prompts.
@@ -97,6 +99,7 @@ class _Splits:
         self.tested: dict[str, int] = {}
         self.first_error = ""
         self._test_prompts: set[int] = set()
+        self._turns = False
         self._task = task_of(recipe)
         self._section = recipe.data
         self._folder, self._open_files = folder, open_files
@@ -105,17 +108,18 @@ class _Splits:
     def take(self, file: str, example: Example) -> None:
         split = self._split_of(example) if file == "train" else file
         asked = split in ("test", "prompts")
-        if split != "test" and prompt_key(example) in self._test_prompts:
+        questions = self._task.questions(example)
+        self._turns = self._turns or len(questions) > 1
+        if split != "test" and self._is_tested(questions):
             self.tested[split] = self.tested.get(split, 0) + 1
             return
         try:
-            for row in self._task.questions(example) if asked else (example,):
+            for row in questions if asked else (example,):
                 self._check(split, row)
                 self._write(split, row.to_row())
                 self.counts[split] = self.counts.get(split, 0) + 1
-                # By hash, equal prompts are in one split anyway.
-                if split == "test" and (self._section.test is not None or row is not example):
-                    self._test_prompts.add(prompt_key(row))
+            if split == "test":
+                self._test_prompts.add(prompt_key(questions[-1]))
         except DataError as error:
             if self._section.on_bad_row == "stop":
                 raise
@@ -126,14 +130,37 @@ class _Splits:
         self.first_error = self.first_error or bad.error
         self._write("bad-rows", {"source": bad.source, "error": bad.error, "row": bad.row})
 
+    def _is_tested(self, questions: Sequence[Example]) -> bool:
+        return any(prompt_key(question) in self._test_prompts for question in questions)
+
     def finish(self, files: Mapping[str, Path]) -> None:
+        for file in self._written.values():
+            file.flush()
+        if self._section.test is None and self._turns:
+            for split in ("train", "validation"):
+                self._leave_out_late(split)
         for split in ("train", "validation", "test", *(["prompts"] if "prompts" in files else [])):
             if not self.counts.get(split):
                 tested = self.tested.get(split)
                 why = f"; the prompts of {tested:,} are in the test split" if tested else ""
                 raise DataError(f"{files.get(split) or files['train']}: no rows for {split}{why}")
-        for file in self._written.values():
-            file.flush()
+
+    def _leave_out_late(self, split: str) -> None:
+        """Leave out what was written before the test conversation that it goes on from was drawn."""
+        path = self._folder / f"{split}.jsonl"
+        if not path.is_file():
+            return
+        kept = 0
+        with path.open(encoding="utf-8", newline="\n") as rows:
+            path.unlink()
+            with path.open("w", encoding="utf-8", newline="\n") as left:
+                for line in rows:
+                    if not self._is_tested(self._task.questions(parse_row(json.loads(line), str(path)))):
+                        left.write(line)
+                        kept += 1
+        if late := self.counts[split] - kept:
+            self.tested[split] = self.tested.get(split, 0) + late
+            self.counts[split] = kept
 
     def _split_of(self, example: Example) -> str:
         section, share = self._section, share_of(example)

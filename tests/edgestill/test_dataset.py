@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgestill.dataset import BadRow, Example, Message, read_examples, share_of, write_examples
+from edgestill.dataset import (
+    BadRow,
+    Example,
+    Message,
+    parse_row,
+    prompt_key,
+    read_examples,
+    share_of,
+    write_examples,
+)
 from edgestill.errors import DataError
 from edgestill.preparing import Prepared, prepare_data
 from edgestill.progress import SILENT
@@ -194,6 +203,63 @@ def test_what_is_tested_on_is_in_no_other_split(tmp_path: Path) -> None:
     write("train.jsonl", "so", "SO")
     with pytest.raises(DataError, match="no rows for train; the prompts of 2 are in the test split"):
         prepare("other")
+
+
+def conversation(*turns: str, system: str | None = None) -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
+    return json.dumps({"messages": messages}) + "\n"
+
+
+def prepared(folder: Path, data: str, name: str = "out") -> Prepared:
+    path = folder / "recipe.yaml"
+    path.write_text(
+        f"version: 1\nname: x\ntask: conversation\ndata: {{{data}}}\n"
+        "teachers: [{kind: transformers, model: teacher}]\nstudent: {kind: pretrained, model: student}\n"
+    )
+    (folder / name).mkdir()
+    return prepare_data(Steps(folder / name, SILENT), load_recipe(path), SILENT)
+
+
+def test_a_text_in_the_system_message_is_part_of_the_question() -> None:
+    one, two = (read_row(conversation("sum it up", "x", system=text)) for text in ("A cat.", "A dog."))
+    assert prompt_key(one) != prompt_key(two)
+    assert prompt_key(one) == prompt_key(read_row(conversation("Sum it up!", "y", system="a cat")))
+
+
+def read_row(line: str) -> Example:
+    return parse_row(json.loads(line), "row")
+
+
+def test_of_a_tested_conversation_the_whole_counts_not_how_it_opens(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(
+        conversation("hello", "hi", "a table please", "for whom?") + conversation("bye", "x")
+    )
+    (tmp_path / "train.jsonl").write_text(
+        conversation("hello", "hi", "a train please", "where to?")
+        + conversation("hello", "hi", "a table, please", "for whom?", "for two", "done")
+        + conversation("bye", "x", "and now?", "y")
+    )
+    (tmp_path / "validation.jsonl").write_text(conversation("how much", "five"))
+    data = prepared(tmp_path, "train: train.jsonl, validation: validation.jsonl, test: test.jsonl")
+    assert [row.messages[2].content for row in data.rows("train")] == ["a train please"]
+    assert data.counts == {"train": 1, "validation": 1, "test": 3}
+
+
+def test_files_beside_a_test_split_drawn_from_train_are_compared_with_it(tmp_path: Path) -> None:
+    rows = [conversation(f"question {n}", f"answer {n}") for n in range(40)]
+    longer = [conversation(f"question {n}", f"answer {n}", "and then?", f"that {n}") for n in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join([*longer, *rows]))
+    (tmp_path / "validation.jsonl").write_text("".join([*rows, conversation("another", "x")]))
+    data = prepared(tmp_path, "train: train.jsonl, validation: validation.jsonl, test_fraction: 0.3")
+    left = [*data.rows("train"), *data.rows("validation")]
+    asked = {prompt_key(row) for row in left if len(row.messages) == 2}
+    drawn = {prompt_key(read_row(row)) for row in rows} - asked
+    assert drawn
+    # Nor does a longer conversation stay that was read before the short one that is tested.
+    assert not {prompt_key(Example(row.messages[:2])) for row in left} & drawn
+    assert data.counts["train"] == len(data.rows("train"))
+    assert data.counts["validation"] == len(data.rows("validation")) < 41
 
 
 def test_columns_of_other_names_are_mapped_and_a_missing_one_is_named(tmp_path: Path) -> None:
