@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgestill.dataset import Example, Message, write_examples
-from edgestill.distill.judge import HIGHEST, Judge
+from edgestill.distill.judge import HIGHEST, Judge, Verdict
 from edgestill.distill.ledger import Asking, Ledger, Question, Reply, default_ledger
 from edgestill.distill.teachers import Limits, Teacher
 from edgestill.errors import DataError
@@ -76,7 +76,10 @@ class Account:
 
 @dataclass(frozen=True)
 class AnswersResult:
-    """What the teachers answered; ``seconds`` are of this attempt alone."""
+    """What the teachers answered; ``seconds`` are of this attempt alone.
+
+    ``judged`` are the keys of the questions that a judge answered: their cost is in ``accounts``.
+    """
 
     path: Path
     examples: tuple[Example, ...]
@@ -84,6 +87,7 @@ class AnswersResult:
     dropped: tuple[Dropped, ...]
     accounts: tuple[Account, ...]
     seconds: float
+    judged: frozenset[str] = frozenset()
 
 
 def answer_prompts(
@@ -121,14 +125,16 @@ def answer_prompts(
             account, limits = _ask(teacher, theirs, plan, limits, book, replies, progress)
             accounts.append(account)
     candidates: list[list[Example]] = []
+    judged: frozenset[str] = frozenset()
     for key, example in prompts.items():
         if not replies[key]:
             tally.drop("no teacher's rule matches", example)
         else:
             candidates.append(_good(plan, example, replies[key], validate, tally))
     if plan.combine == "judge" and plan.judge is not None:
-        kept, account = _best(plan.judge, candidates, limits, tally, progress)
-        accounts.append(account)
+        kept, verdict = _best(plan.judge, candidates, limits, tally, progress)
+        accounts.append(_account(f"{plan.judge.teacher.name} (judge)", [*verdict.replies.values()], verdict.new))
+        judged = frozenset(verdict.replies)
     else:
         kept = [good[0] for good in candidates if good]
     if not kept:
@@ -137,7 +143,7 @@ def answer_prompts(
     with whole_file(out_file) as partial:
         write_examples(partial, kept)
     seconds = time.monotonic() - started
-    return AnswersResult(out_file, tuple(kept), len(prompts), tally.result(), tuple(accounts), seconds)
+    return AnswersResult(out_file, tuple(kept), len(prompts), tally.result(), tuple(accounts), seconds, judged)
 
 
 def ask_greedily(
@@ -147,14 +153,15 @@ def ask_greedily(
     *,
     ledger: Path | None = None,
     progress: Progress = SILENT,
-) -> list[str]:
-    """Return a teacher's own greedy answer to each prompt, for scoring: empty where it gave none."""
+) -> tuple[list[str], float]:
+    """Return a teacher's own greedy answer to each prompt, for scoring (empty where it gave none), and their cost."""
     questions = [Question.of(plan.ask(example)) for example in examples]
     unique = list({question.key: question for question in questions}.values())
     with Ledger(ledger or default_ledger()) as book:
         asking = Asking(0.0, plan.max_new_tokens, plan.seed)
         found = teacher.answer(unique, asking, book, plan.limits, progress)
-    return [plan.learn(found[question.key].text) for question in questions]
+    cost = sum(reply.cost or 0.0 for reply in found.values())
+    return [plan.learn(found[question.key].text) for question in questions], cost
 
 
 def _assigned(plan: Plan, prompts: dict[str, Example]) -> list[list[str]]:
@@ -242,7 +249,7 @@ def _good(
 
 def _best(
     judge: Judge, candidates: Sequence[Sequence[Example]], limits: Limits, tally: _Tally, progress: Progress
-) -> tuple[list[Example], Account]:
+) -> tuple[list[Example], Verdict]:
     """Return the best rated answer to each prompt; of equals the one that more agree on, then the first.
 
     Where there is one answer alone, nobody is asked.
@@ -256,7 +263,7 @@ def _best(
             kept.append(next(one for rating, one in rated if rating == best))
         elif good:
             tally.drop("the judge gave no rating", good[0], good[0].completion or "")
-    return kept, _account(f"{judge.teacher.name} (judge)", verdict.replies, verdict.new)
+    return kept, verdict
 
 
 def _fault(reply: Reply, answer: str, example: Example, validate: Validate | None) -> str | None:

@@ -324,11 +324,12 @@ def encode_examples(
                 numbers.append(number - 1)
             if number % _SHOW_ROWS == 0:
                 task.advance(_SHOW_ROWS)
-    if not numbers:
-        raise DataError(
-            f"no row to train on: {too_long} longer than max_length {max_length}, {unanswered} without an answer"
-        )
-    return EncodedData(rows.rows(), max_length, too_long, unanswered, tuple(dropped), numbers)
+        if not numbers:
+            raise DataError(
+                f"no row to train on: {too_long} longer than max_length {max_length}, {unanswered} without an answer"
+            )
+        encoded = rows.rows()
+    return EncodedData(encoded, max_length, too_long, unanswered, tuple(dropped), numbers)
 
 
 def _template(folder: Path, settings: dict[str, object]) -> str | None:

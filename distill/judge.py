@@ -7,7 +7,7 @@ Each answer is shown alone, so that neither the order of answers nor their numbe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,17 +24,31 @@ INSTRUCTIONS: Final = (
     "and helpful the answer is, however long it is. Write one sentence of explanation, and as the last line "
     "'Rating: N', where N is a whole number from 1 (useless or wrong) to 10 (nothing could be better)."
 )
-_NAMED: Final = re.compile(r"(?:rating|score|grade)\b\W{0,8}(\d+(?:\.\d+)?)(?!\d)(?!\s*%)", re.IGNORECASE)
+_NUMBER: Final = r"(\d+(?:\.\d+)?)(?!\d)(?!\s*%)"
+_LINE: Final = re.compile(
+    rf"^\W*(?:(?:final|overall|my)\s+)*(?:rating|score|grade)\b(?:\s+is\b)?[^\w\n]{{0,12}}{_NUMBER}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NAMED: Final = re.compile(rf"(?:rating|score|grade)\b\W{{0,8}}(?:of\s+|is\s+)?{_NUMBER}", re.IGNORECASE)
+_SCALE: Final = re.compile(
+    r"[(\[]?\s*(?:(?:on\s+)?a\s+scale\s+)?(?:\b(?:of|from)\s+)?\b1\s*(?:-|–|to|\.\.)\s*10\b(?!\.\d)\s*[)\]]?"
+    r"|[(\[]?\s*\bout\s+of\s+10\b\s*[)\]]?",
+    re.IGNORECASE,
+)
 _BARE: Final = re.compile(r"\W*(\d+(?:\.\d+)?)\s*(?:/\s*10)?\W*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The rating of each answer, None where the judge gave none; all it said, and how much of that is ``new``."""
+    """The rating of each answer, None where the judge gave none; all it said, and how much of that is ``new``.
+
+    ``replies`` are by the question's key; ``cost`` is that of those which weren't paid for before.
+    """
 
     ratings: tuple[float | None, ...]
-    replies: tuple[Reply, ...]
+    replies: Mapping[str, Reply]
     new: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -49,20 +63,33 @@ class Judge:
     local_ledger: Path | None = None
     """The file of a local judge's answers (None: the same)."""
 
-    def rate(self, examples: Sequence[Example], limits: Limits, *, progress: Progress = SILENT) -> Verdict:
-        """Rate each example's answer.
+    def rate(
+        self,
+        examples: Sequence[Example],
+        limits: Limits,
+        *,
+        paid: Collection[str] = (),
+        progress: Progress = SILENT,
+    ) -> Verdict:
+        """Rate each example's answer; ``paid`` are questions whose replies ``limits`` count as spent already.
 
         Raises StageError when the judge can't be reached, or would cost more than ``limits`` allow.
         """
         questions = [Question.of(self._asked(example)) for example in examples]
         unique = list({question.key: question for question in questions}.values())
         file = (None if self.teacher.paid else self.local_ledger) or self.ledger or default_ledger()
+        asking = Asking(0.0, self.max_new_tokens, 0)
+        before = [question for question in unique if question.key in paid]
+        after = [question for question in unique if question.key not in paid]
         with Ledger(file) as book:
-            found = self.teacher.answer(unique, Asking(0.0, self.max_new_tokens, 0), book, limits, progress)
+            found = self.teacher.answer(before, asking, book, limits, progress) if before else {}
+            new = self.teacher.answer(after, asking, book, limits, progress) if after else {}
+            found = {**found, **new}
             return Verdict(
-                tuple(rating_in(found[question.key].text) for question in questions),
-                tuple(found.values()),
+                tuple(_rating(found[question.key]) for question in questions),
+                found,
                 book.recorded,
+                sum(reply.cost or 0.0 for reply in new.values()),
             )
 
     def _asked(self, example: Example) -> tuple[Message, ...]:
@@ -71,9 +98,18 @@ class Judge:
         return Message("system", self.instructions), Message("user", asked)
 
 
+def _rating(reply: Reply) -> float | None:
+    """Return the rating of a reply that is whole: what was cut may say 1 of 10."""
+    return rating_in(reply.text) if reply.finished and reply.fault is None else None
+
+
 def rating_in(text: str) -> float | None:
-    """Return the last rating that a judge names, or the number that is all it says; None outside 1 to 10."""
-    named = _NAMED.findall(text)
+    """Return the rating that a judge gives, from 1 to 10; None where it gives none.
+
+    That is the last line 'Rating: N', else the last rating in a sentence, else the number that is all it says.
+    """
+    text = _SCALE.sub("", text)
+    named = _LINE.findall(text) or _NAMED.findall(text)
     bare = _BARE.fullmatch(text)
     if named:
         value = float(named[-1])

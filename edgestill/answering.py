@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgestill.artifact import Checkpoint
-from edgestill.dataset import Example, read_examples
+from edgestill.dataset import Example, prompt_key, read_examples
 from edgestill.errors import InputError
 from edgestill.example_file import ExampleFile
 from edgestill.filters import JudgeFilter
@@ -19,6 +18,8 @@ from edgestill.progress import Progress
 from edgestill.recipe import Recipe
 from edgestill.steps import Steps
 from edgestill.storage import sha256_json
+
+_JUDGED_AT_ONCE: Final = 10_000
 
 if TYPE_CHECKING:
     from edgestill.distill.answers import Plan
@@ -56,9 +57,15 @@ def answer_data(
     def work() -> Any:
         from edgestill.distill import answer_prompts
 
+        # Conversations of train and of test may open alike: what the test asks is asked of no teacher.
+        tested = {prompt_key(row) for row in data.rows("test")}
+        asked = [question for row in data.rows(split) for question in task_of(recipe).questions(row)]
+        questions = [question for question in asked if prompt_key(question) not in tested]
+        if len(questions) < len(asked):
+            progress.note(f"not asked: {len(asked) - len(questions):,} questions that the test split asks")
         result = answer_prompts(
             teachers,
-            [question for row in data.rows(split) for question in task_of(recipe).questions(row)],
+            questions,
             answers,
             _plan(recipe, steps.out_dir),
             validate=_validator(recipe, data),
@@ -76,15 +83,22 @@ def answer_data(
             }
             for one in result.accounts
         ]
-        return {"asked": result.asked, "kept": len(result.examples), "dropped": dropped, "teachers": accounts}
+        return {
+            "asked": result.asked,
+            "kept": len(result.examples),
+            "tested": len(asked) - len(questions),
+            "dropped": dropped,
+            "teachers": accounts,
+            "judged": sorted(result.judged),
+        }
 
     answers = steps.out_dir / "answers.jsonl"
-    asked = section.model_dump(mode="json", include=set(_ASKED))
+    how = section.model_dump(mode="json", include=set(_ASKED))
     # The labels that a classification's answers are checked by come from train.
     checked_by = [recipe.task, recipe.task_options, data.sha256["train"] if recipe.task == "classification" else None]
     who = [[teacher.identity, one.weight, one.when] for teacher, one in zip(teachers, recipe.teachers, strict=True)]
     judged_by = _judged_by(recipe) if section.combine == "judge" else None
-    depends = [asked, checked_by, data.sha256[split], who, recipe.seed, judged_by]
+    depends = [how, checked_by, data.sha256[split], data.sha256["test"], who, recipe.seed, judged_by]
     names = "the teacher answers" if len(teachers) == 1 else f"{len(teachers)} teachers answer"
     title = f"{names} {data.counts[split]:,} prompts"
     done = steps.run("answers", depends, work, outputs=[answers], title=title)
@@ -93,8 +107,10 @@ def answer_data(
     for account in done.value["teachers"]:
         if account["cost"] is not None:
             progress.note(f"{account['teacher']}: {account['answers']:,} answers cost {account['cost']:.4f}")
-    rows, curated = _curated(steps, recipe, data, answers, done.sha256, spent_on({"answers": done.value}), progress)
-    return rows, {"answers": done.value, "curated": curated}
+    spent, judged = spent_on({"answers": done.value}), frozenset(done.value["judged"])
+    rows, curated = _curated(steps, recipe, data, answers, done.sha256, spent, judged, progress)
+    facts = {key: value for key, value in done.value.items() if key != "judged"}
+    return rows, {"answers": facts, "curated": curated}
 
 
 def spent_on(facts: Mapping[str, Any]) -> float:
@@ -105,9 +121,16 @@ def spent_on(facts: Mapping[str, Any]) -> float:
 
 
 def _curated(
-    steps: Steps, recipe: Recipe, data: Prepared, answers: Path, answers_sha256: str, spent: float, progress: Progress
+    steps: Steps,
+    recipe: Recipe,
+    data: Prepared,
+    answers: Path,
+    answers_sha256: str,
+    spent: float,
+    judged: frozenset[str],
+    progress: Progress,
 ) -> tuple[Learnt, dict[str, Any]]:
-    """Pass the answers, and gold if it is included, through the recipe's filters."""
+    """Pass the answers, and gold if it is included, through the recipe's filters; ``judged`` are paid for already."""
     section = recipe.synthesize
     curated = steps.out_dir / "curated.jsonl"
 
@@ -119,13 +142,13 @@ def _curated(
         judge_cost = 0.0
         at = next((n for n, one in enumerate(section.filters) if isinstance(one, JudgeFilter)), len(section.filters))
         first, rest, dropped, read = section.filters[:at], section.filters[at:], [], None
-        with tempfile.TemporaryDirectory(dir=steps.out_dir, prefix=".judged.") as temporary:
+        worth = steps.out_dir / ".worth-judging.jsonl"
+        try:
             if rest:
                 # The judge is asked about what is left by then; each question costs.
-                worth = Path(temporary) / "rows.jsonl"
                 before = curate(_rows(files), worth, first, Context(fault, test), progress=progress)
                 files, dropped, read = [worth], [*before.dropped], before.read
-                rating, judge_cost = _ratings(recipe, list(_rows(files)), steps.out_dir, spent, progress)
+                rating, judge_cost = _ratings(recipe, ExampleFile(worth), steps.out_dir, spent, judged, progress)
             result = curate(
                 _rows(files),
                 curated,
@@ -134,6 +157,8 @@ def _curated(
                 balance=section.balance,
                 progress=progress,
             )
+        finally:
+            worth.unlink(missing_ok=True)
         shown = [
             {"filter": d.filter, "reason": d.reason, "count": d.count, "example": d.example}
             for d in (*dropped, *result.dropped)
@@ -161,19 +186,27 @@ def _rows(files: Sequence[Path]) -> Iterator[Example]:
 
 
 def _ratings(
-    recipe: Recipe, rows: Sequence[Example], out_dir: Path, spent: float, progress: Progress
+    recipe: Recipe, rows: ExampleFile, out_dir: Path, spent: float, judged: frozenset[str], progress: Progress
 ) -> tuple[Callable[[Example], float | None], float]:
-    """Let the judge rate all rows; return what it said of a row, and what that cost."""
+    """Let the judge rate all rows that have an answer; return what it said of a row, and what that cost.
+
+    What ``judged`` names was rated, and counted in ``spent``, before.
+    """
     plan = _plan(recipe, out_dir)
     if plan.judge is None:
         raise InputError("a filter of kind 'judge' needs synthesize.judge")
-    verdict = plan.judge.rate(rows, replace(plan.limits, spent=spent), progress=progress)
-    found = {_said(row): rating for row, rating in zip(rows, verdict.ratings, strict=True)}
-    return lambda row: found[_said(row)], sum(reply.cost or 0.0 for reply in verdict.replies)
+    limits, cost = replace(plan.limits, spent=spent), 0.0
+    found: dict[bytes, float | None] = {}
+    for at in range(0, len(rows), _JUDGED_AT_ONCE):
+        part = [row for row in rows[at : at + _JUDGED_AT_ONCE] if row.completion is not None]
+        verdict = plan.judge.rate(part, limits, paid=judged, progress=progress)
+        found |= {_said(row): rating for row, rating in zip(part, verdict.ratings, strict=True)}
+        limits, cost = replace(limits, spent=limits.spent + verdict.cost), cost + verdict.cost
+    return lambda row: found[_said(row)], cost
 
 
-def _said(row: Example) -> str:
-    return sha256_json(row.to_row())
+def _said(row: Example) -> bytes:
+    return bytes.fromhex(sha256_json(row.to_row()))
 
 
 def _judge(recipe: Recipe, out_dir: Path) -> Judge | None:
@@ -246,8 +279,11 @@ def ask_test(
     test_sha256: str,
     spent: float,
     progress: Progress,
-) -> Quality:
-    """Score a teacher that can only be asked: its greedy answers to the test prompts, from the ledger or asked now."""
+) -> tuple[Quality, float]:
+    """Score a teacher that can only be asked: its greedy answers to the test prompts, from the ledger or asked now.
+
+    Returns what they cost, too.
+    """
 
     def work() -> Any:
         from edgestill.distill.answers import ask_greedily
@@ -258,12 +294,12 @@ def ask_test(
         rows = list(read_examples(test))
         plan, golds = _plan(recipe, steps.out_dir), [task.gold(row) for row in rows]
         plan = replace(plan, limits=replace(plan.limits, spent=spent))
-        answers = ask_greedily(teacher, rows, plan, ledger=recipe.synthesize.ledger, progress=progress)
+        answers, cost = ask_greedily(teacher, rows, plan, ledger=recipe.synthesize.ledger, progress=progress)
         metrics = {name: figure.model_dump(mode="json") for name, figure in task.score(answers, golds).items()}
-        return {"metrics": metrics, "statistics": task.statistics(answers, golds).tolist()}
+        return {"metrics": metrics, "statistics": task.statistics(answers, golds).tolist(), "cost": cost}
 
     from edgestill.runtime.tasks import GenerationTask
 
     depends = [recipe.task, recipe.task_options, teacher.identity, test_sha256, recipe.synthesize.max_new_tokens]
     done = steps.run(f"eval-{name}", depends, work, title=f"asking {name} the test questions")
-    return Quality.of(done.value)
+    return Quality.of(done.value), float(done.value.get("cost", 0.0))

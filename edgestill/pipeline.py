@@ -156,6 +156,7 @@ def _measure(
     test, test_sha256 = trained.test, trained.test_sha256
     quality: dict[str, Quality] = {}
     teachers: dict[Path, Quality] = {}
+    spent = spent_on(trained.facts)
     for row in rows:
         # A teacher computes the same on both engines (parity says so): scored once, on the first.
         same = row.checkpoint.path if row.role == "teacher" and row.checkpoint is not None else None
@@ -163,7 +164,8 @@ def _measure(
             quality[row.name] = teachers[same]
             continue
         if row.asked is not None:
-            found = ask_test(steps, recipe, row.name, row.asked, test, test_sha256, spent_on(trained.facts), progress)
+            found, cost = ask_test(steps, recipe, row.name, row.asked, test, test_sha256, spent, progress)
+            spent += cost
         else:
             model = _model_of(row)
             found = measure_quality(steps, recipe, row.name, model, row.sha256, test, test_sha256, progress)

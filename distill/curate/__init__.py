@@ -24,7 +24,7 @@ from edgestill.distill.curate.minhash import Hashes, Signatures, bit
 from edgestill.errors import DataError, UnsupportedError, disk_errors
 from edgestill.filters import Balance, ExactFilter, Filter, NearFilter
 from edgestill.progress import SILENT, Progress
-from edgestill.storage import whole_file
+from edgestill.storage import remove, whole_file
 
 Fault = Callable[[Example], str | None]
 """Returns why a row is dropped (one short reason, the same words each time), or None."""
@@ -98,6 +98,8 @@ def curate(
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     out_file.parent.mkdir(parents=True, exist_ok=True)
+    for left in out_file.parent.glob(f".{out_file.name}.*"):
+        remove(left)  # a kill's
     with (
         disk_errors(f"curating into {out_file.parent}"),
         tempfile.TemporaryDirectory(dir=out_file.parent, prefix=f".{out_file.name}.") as temporary,

@@ -142,12 +142,17 @@ def contamination(section: ContaminationFilter, context: Context) -> Fault:
 
 @register(JudgeFilter)
 def judged(section: JudgeFilter, context: Context) -> Fault:
-    """Refuse answers that the judge rates too low, or not at all. Raises InputError when nobody judged."""
+    """Refuse answers that the judge rates too low, or not at all; rows without an answer are let through.
+
+    Raises InputError when nobody judged.
+    """
     if context.rating is None:
         raise InputError("a filter of kind 'judge' needs ratings; see edgestill.distill.judge")
     rating = context.rating
 
     def fault(example: Example) -> str | None:
+        if example.completion is None:
+            return None
         found = rating(example)
         if found is None:
             return "the judge gave no rating"

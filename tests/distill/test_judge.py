@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,11 @@ class Said:
         ("Score = 10", 10),
         (" 4 ", 4),
         ("4/10.", 4),
+        ("Rating (1-10): 8", 8),
+        ("On a scale from 1 to 10:\nRating: 7 out of 10", 7),
+        ("Rating out of 10: 8", 8),
+        ("Rating: 3\nA grade 10 pupil would do better.", 3),
+        ("Rating: 1-10", None),
         ("Rating: 0", None),
         ("Rating: 11", None),
         ("Rating: 95%", None),
@@ -124,3 +130,28 @@ def test_the_filter_drops_what_is_rated_low_or_not_at_all(tmp_path: Path) -> Non
         curate(rows, tmp_path / "rows.jsonl", [JudgeFilter()], Context())
     with pytest.raises(DataError, match="none of 3 rows is left"):
         curate(rows, tmp_path / "none.jsonl", [JudgeFilter(min_rating=9)], context)
+
+
+def test_a_row_without_an_answer_isnt_judged(tmp_path: Path) -> None:
+    result = curate(asked("a"), tmp_path / "rows.jsonl", [JudgeFilter()], Context(rating=lambda row: None))
+    assert result.kept == 1
+
+
+def test_a_rating_that_was_cut_is_none(tmp_path: Path) -> None:
+    class Cut(Said):
+        def answer(self, *given: Any, **named: Any) -> dict[str, Reply]:
+            found = super().answer(*given, **named)
+            return {key: replace(reply, finished=False) for key, reply in found.items()}
+
+    bench = Judge(Cut("judge", {"x": "Rating: 1"}), local_ledger=tmp_path / "judge.sqlite")
+    assert bench.rate([asked("a")[0].answered("x")], Limits()).ratings == (None,)
+
+
+def test_what_was_paid_for_before_costs_nothing_again(tmp_path: Path) -> None:
+    bench = judge({"x": "Rating: 8"}, tmp_path)
+    first = bench.rate([asked("a")[0].answered("x")], Limits())
+    again = bench.rate([row.answered("x") for row in asked("a", "b")], Limits(), paid=frozenset(first.replies))
+    assert (first.cost, again.cost) == (1.0, 1.0)
+    assert again.ratings == (8, 8)
+    # Killed and run again: what this rating cost counts still.
+    assert bench.rate([asked("b")[0].answered("x")], Limits()).cost == 1.0
