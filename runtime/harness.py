@@ -7,6 +7,7 @@ one shares with the one before (a few-shot prompt, the question of several choic
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 _MAX_NEW_TOKENS: Final = 256
 _STEP_COST: Final = 8
 """How many tokens of a prompt cost as much as one token appended alone; about, on two cores."""
-_LOGITS_BYTES: Final = 256 << 20
+_LOGITS_BYTES: Final = 2 << 30
+"""The most that all logits of a text may take; beyond that it is read token by token."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ class HarnessScores:
 
 
 def check_harness(task: HarnessTask) -> None:
-    """Raise MissingDependencyError without lm-eval, UnsupportedError when it has no such task."""
-    if task.name not in _manager(task).task_index:
+    """Raise MissingDependencyError without lm-eval, UnsupportedError when it has no such task or group."""
+    manager = _manager(task)
+    if task.name not in manager.task_index:
         raise UnsupportedError(f"lm-evaluation-harness has no task {task.name!r}; see `lm-eval ls tasks`")
+    if task.name in manager.all_tags:
+        tasks = ", ".join(sorted(manager.task_index[task.name].tags))
+        raise UnsupportedError(f"{task.name!r} is a tag of lm-evaluation-harness, with no score of its own: {tasks}")
 
 
 def _manager(task: HarnessTask) -> Any:
@@ -107,7 +113,8 @@ def score_harness(session: Session, task: HarnessTask, *, progress: Progress = S
 def _scores(name: str, found: dict[str, Any]) -> HarnessScores:
     values = found.get("groups", {}).get(name) or found["results"][name]
     rows: list[dict[str, Any]] = found.get("samples", {}).get(name, [])
-    n = len({row["doc_id"] for row in rows})
+    subtasks = _leaves(name, found.get("group_subtasks", {}))
+    n = sum(len({row["doc_id"] for row in found.get("samples", {}).get(leaf, [])}) for leaf in subtasks)
     metrics: dict[str, Figure] = {}
     means: dict[str, list[float]] = {}
     better: dict[str, bool] = {}
@@ -135,6 +142,12 @@ def _scores(name: str, found: dict[str, Any]) -> HarnessScores:
     primary = next(iter(metrics))
     statistics = np.array([[score, 1.0] for score in means.get(primary, [])], np.float64).reshape(-1, 2)
     return HarnessScores(metrics, primary, better[primary], statistics)
+
+
+def _leaves(name: str, children: dict[str, list[str]]) -> list[str]:
+    """Return the tasks below a group; of a task, itself."""
+    below = [leaf for child in children.get(name, []) for leaf in _leaves(child, children)]
+    return list(dict.fromkeys(below)) or [name]
 
 
 def _adapter(session: Session, progress: Progress) -> Any:
@@ -190,23 +203,29 @@ def _adapter(session: Session, progress: Progress) -> Any:
             self, requests: list[tuple[Any, list[int], list[int]]], **rest: Any
         ) -> list[tuple[float, bool]]:
             results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-            order = sorted(range(len(requests)), key=lambda number: (requests[number][1], requests[number][2]))
-            with progress.task("scoring choices", len(order), "choices") as under_way:
-                for number in order:
-                    _, context, continuation = requests[number]
-                    results[number] = _likelihood(session, context, continuation, self.max_length)
-                    under_way.advance()
+            groups: dict[tuple[int, ...], list[int]] = {}
+            for number, (_, context, _) in enumerate(requests):
+                groups.setdefault(tuple(context), []).append(number)
+            order = sorted(groups)
+            with progress.task("scoring choices", len(requests), "choices") as under_way:
+                for shared, after in itertools.zip_longest(order, order[1:], fillvalue=()):
+                    numbers = sorted(groups[shared], key=lambda number: requests[number][2])
+                    choices = [requests[number][2] for number in numbers]
+                    reading = _worth_reading(session, shared, choices, after)
+                    for number, choice in zip(numbers, choices, strict=True):
+                        results[number] = _likelihood(session, shared, choice, self.max_length, reading)
+                        under_way.advance()
             return results
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
             results = []
             with progress.task("scoring text", len(requests), "texts") as under_way:
                 for request in requests:
-                    tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+                    tokens = self.tok_encode(request.args[0])
                     windows = utils.get_rolling_token_windows(tokens, first, self.max_length, 1)
                     nats = 0.0
                     for context, continuation in map(utils.make_disjoint_window, windows):
-                        nats += _likelihood(session, context, continuation, self.max_length)[0]
+                        nats += _likelihood(session, context, continuation, self.max_length, False)[0]
                     results.append(nats)
                     under_way.advance()
             return results
@@ -247,10 +266,27 @@ def _sampling(given: dict[str, Any]) -> Sampling:
     )
 
 
+def _worth_reading(
+    session: Session, context: Sequence[int], choices: Sequence[Sequence[int]], after: Sequence[int]
+) -> bool:
+    """Tell whether choices are read token by token after a context that is kept, or each with it as a whole.
+
+    What the next context, ``after``, shares with this one needn't be computed again when it is kept.
+    """
+    ahead = next((at for at, (a, b) in enumerate(zip(context, after, strict=False)) if a != b), None)
+    saved = min(len(context), len(after)) if ahead is None else ahead
+    steps = sum(len(choice) - 1 for choice in choices) * _STEP_COST
+    whole = sum(len(context) + len(choice) for choice in choices)
+    return len(context) - session.shared(context) + steps - saved <= whole
+
+
 def _likelihood(
-    session: Session, context: Sequence[int], continuation: Sequence[int], longest: int
+    session: Session, context: Sequence[int], continuation: Sequence[int], longest: int, reading: bool
 ) -> tuple[float, bool]:
-    """Return ln p(continuation | context), and whether each of its tokens is the most probable one."""
+    """Return ln p(continuation | context), and whether each of its tokens is the most probable one.
+
+    With ``reading`` the context stays in the KV cache and the continuation goes token by token.
+    """
     if not context or not continuation:
         raise InputError("a request of lm-evaluation-harness has no context, or nothing to score")
     ids = [*context, *continuation][-(longest + 1) :]
@@ -259,8 +295,7 @@ def _likelihood(
         raise InputError(f"a choice of {count} tokens doesn't fit a context of {longest}")
     targets = np.array(ids[-count:], np.int64)
     given = len(ids) - count
-    whole = len(ids) * session.engine.vocab_size * 4
-    if (count - 1) * _STEP_COST <= len(ids) - session.shared(ids[:-1]) or whole > _LOGITS_BYTES:
+    if reading or count == 1 or len(ids) * session.engine.vocab_size * 4 > _LOGITS_BYTES:
         nats, greedy = 0.0, True
         for at, target in enumerate(targets):
             logits = session.read(ids[: given + at])

@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from edgestill.artifact import Checkpoint
 from edgestill.errors import UnsupportedError
 from edgestill.export import export_checkpoint
-from edgestill.runtime.harness import HarnessTask, check_harness, score_harness
+from edgestill.runtime.harness import HarnessTask, _likelihood, _worth_reading, check_harness, score_harness
 from edgestill.runtime.session import Session
 from edgestill.threads import measuring_environment
 
@@ -76,7 +76,11 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, body in TASKS.items():
         head = f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\ntest_split: test\n"
-        (folder / f"{name}.yaml").write_text(head + body + "metadata: {version: 1.0}\n")
+        (folder / f"{name}.yaml").write_text(head + body + "metadata: {version: 1.0}\ntag: tiny_tag\n")
+    aggregate = "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]"
+    (folder / "tiny_group.yaml").write_text(
+        f"group: tiny_group\ntask: [tiny_choice]\n{aggregate}\nmetadata: {{version: 2.0}}\n"
+    )
     return folder
 
 
@@ -171,6 +175,37 @@ def test_what_is_compared_is_the_mean_over_rows(session: Session, tasks: Path) -
 def test_an_unknown_task_is_named(tasks: Path) -> None:
     with pytest.raises(UnsupportedError, match="has no task 'tiny_chioce'"):
         check_harness(HarnessTask("tiny_chioce", folder=tasks))
+
+
+def test_a_tag_has_no_score_and_its_tasks_are_named(tasks: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"tiny_tag.*tiny_answer, tiny_choice, tiny_text"):
+        check_harness(HarnessTask("tiny_tag", folder=tasks))
+
+
+def test_a_group_counts_the_rows_of_its_tasks(session: Session, reference: dict[str, Any], tasks: Path) -> None:
+    found = score_harness(session, HarnessTask("tiny_group", folder=tasks))
+    assert found.metrics["acc"].value == reference["results"]["tiny_choice"]["acc,none"]
+    assert found.metrics["acc"].n == 10
+
+
+def test_choices_share_their_context_or_are_run_whole_with_the_same_result(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = session.tokenizer.encode("Once upon a time there was a tiny model")
+    choices = [session.tokenizer.encode(text, add_special=False) for text in (" and", " at eight", " percent and time")]
+    session.reset()
+    found = [
+        [_likelihood(session, context, choice, session.engine.context_length, reading) for choice in choices]
+        for reading in (True, False)
+    ]
+    for read, whole in zip(*found, strict=True):
+        assert read[0] == pytest.approx(whole[0], abs=2e-3)
+        assert read[1] == whole[1]
+    session.reset()
+    assert _worth_reading(session, [1] * 100, [[1] * 5] * 4, ())
+    assert not _worth_reading(session, [1] * 10, [[1] * 50], ())
+    assert not _worth_reading(session, [1] * 100, [[1] * 5], ())
+    assert _worth_reading(session, [1] * 100, [[1] * 5], [1] * 90)  # the next one goes on from here
 
 
 def test_the_command_compares_models_on_a_task_of_the_harness(tiny_checkpoint: Path, tasks: Path) -> None:
