@@ -96,18 +96,20 @@ def kills(folder: Path, prompts: int, count: int) -> None:
     undisturbed.close()
     server = Server(folder / "killed", {"delay": 0.05})
     command = [sys.executable, __file__, "--child", server.url, str(prompts), str(folder / "killed")]
-    rng = random.Random(2)
+    # Random points of the work, not of the clock: a fast machine is killed as often as a slow one.
+    points = sorted(random.Random(2).sample(range(1, prompts), count))
+    ledger = folder / "killed" / "ledger.sqlite"
     done = 0
     recorded: dict[str, float] = {}  # prompt -> when it was first known to be recorded
-    for _ in range(count):
-        process = subprocess.Popen(command)
-        try:
-            process.wait(rng.uniform(1.2, 1.8))
-        except subprocess.TimeoutExpired:
+    for point in points:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        known = len(recorded)
+        while process.poll() is None and _count(ledger) < max(point, known + 1):
+            time.sleep(0.002)
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            done += 1
-        for prompt in _recorded(folder / "killed" / "ledger.sqlite"):
+            done += process.wait() == -signal.SIGKILL
+        for prompt in _recorded(ledger):
             recorded.setdefault(prompt, time.time())
     before = collections.Counter(row["prompt"] for row in server.entries("answered"))
     result = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -121,6 +123,10 @@ def kills(folder: Path, prompts: int, count: int) -> None:
         f"recorded calls that were repeated: {repeated}; the server answered {len(answered)} calls, {unread} of them "
         f"to a process that was killed before it read them; {result.stdout.strip()}"
     )
+
+
+def _count(path: Path) -> int:
+    return len(_recorded(path))
 
 
 def _recorded(path: Path) -> list[str]:
