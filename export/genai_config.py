@@ -11,7 +11,12 @@ from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.export.architectures.decoder import Decoder
 
 GENAI_CONFIG_FILE: Final = "genai_config.json"
-_MODEL_TYPES: Final = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+_MODEL_TYPES: Final = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
 
 
 def genai_config(checkpoint: Checkpoint, decoder: Decoder, filename: str, head_size: int) -> dict[str, object]:

@@ -175,6 +175,9 @@ def _streams(decoder: Decoder, weights: Weights, precision: str) -> Iterator[_St
             yield tensor(f"{block}.{_ROLES[role]}.weight", linear.weight, head_rows=head_rows)
             if linear.bias is not None:
                 yield tensor(f"{block}.{_ROLES[role]}.bias", linear.bias, head_rows=head_rows)
+            norm = {"q": layer.q_norm, "k": layer.k_norm}.get(role)
+            if norm is not None:
+                yield tensor(f"{block}.{_ROLES[role]}_norm.weight", norm, head_rows=head_rows)
     yield tensor("output_norm.weight", decoder.final_norm)
     if decoder.head is not None:
         yield tensor("output.weight", decoder.head)

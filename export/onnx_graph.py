@@ -151,10 +151,13 @@ class DecoderGraph:
     ) -> ir.Value:
         decoder = self._decoder
         qkv = self._projection(f"layers.{index}.qkv", normed, (layer.q, layer.k, layer.v), heads="outputs")
+        queries: tuple[ir.Value | None, ...] = (qkv, None, None)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            queries = self._normed_heads(f"layers.{index}", qkv, layer.q_norm, layer.k_norm)
         attended = ir.Value(name=f"layers.{index}.attention.output")
         node = ir.node(
             "GroupQueryAttention",
-            (qkv, None, None, *caches, *lengths, *rotary),
+            (*queries, *caches, *lengths, *rotary),
             domain=MICROSOFT,
             attributes={
                 "num_heads": decoder.heads,
@@ -169,6 +172,33 @@ class DecoderGraph:
         )
         self._nodes.append(node)
         return self._projection(f"layers.{index}.o", attended, (layer.o,), heads="inputs")
+
+    def _normed_heads(self, name: str, qkv: ir.Value, q_norm: str, k_norm: str) -> tuple[ir.Value, ...]:
+        """Return q and k with each head normed, and v.
+
+        Over a head that is padded with zeros the mean of squares is too small by head_dim / padded: so is the
+        epsilon that is given, and the weight makes up for it.
+        """
+        decoder, padded = self._decoder, padded_head_dim(self._decoder)
+        share = decoder.head_dim / padded
+        counts = (decoder.heads, decoder.kv_heads, decoder.kv_heads)
+        parts = [ir.Value(name=f"{name}.{role}.output") for role in "qkv"]
+        sizes = self._constant(f"{name}.split", np.array(counts) * padded)
+        self._nodes.append(ir.node("Split", (qkv, sizes), {"axis": -1}, outputs=parts, name=f"{name}.split_heads"))
+        normed = []
+        for role, part, count, norm in zip("qk", parts, counts, (q_norm, k_norm), strict=False):
+            heads_shape = self._constant(f"{name}.{role}.heads", np.array([0, 0, count, padded]))
+            heads = self._node("Reshape", (part, heads_shape), f"{name}.{role}.by_head")
+            weight = self._pad_heads(self._weights.float32(norm)) * np.float32(math.sqrt(share))
+            scaled = self._node(
+                "SimplifiedLayerNormalization",
+                (heads, self._store(f"{name}.{role}_norm.weight", [weight], (padded,))),
+                f"{name}.{role}_norm",
+                attributes={"epsilon": decoder.rms_norm_eps * share, "axis": -1, "stash_type": 1},
+            )
+            flat_shape = self._constant(f"{name}.{role}.flat", np.array([0, 0, count * padded]))
+            normed.append(self._node("Reshape", (scaled, flat_shape), f"{name}.{role}.normed"))
+        return (*normed, parts[2])
 
     def _mlp(self, index: int, layer: Layer, normed: ir.Value) -> ir.Value:
         name = f"layers.{index}"

@@ -63,7 +63,9 @@ def make_checkpoint(
     }
     kind = {
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+        "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
     }[architecture]
     config = kind[0](
         vocab_size=len(fast),
@@ -96,3 +98,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Qwen2 (attention biases, untied head)."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny-qwen2"), architecture="qwen2", tied=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Qwen3 (norms on the heads of q and k, heads wider than hidden / heads)."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-qwen3"), architecture="qwen3", head_dim=32)
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Mistral (a window as long as its context, heads narrower than hidden / heads)."""
+    folder = tmp_path_factory.mktemp("tiny-mistral")
+    return make_checkpoint(folder, architecture="mistral", tied=False, sliding_window=256, head_dim=8)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 from edgestill.artifact import Checkpoint
 from edgestill.errors import CheckpointError, UnsupportedError
@@ -40,7 +40,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block: pre-norm attention, then pre-norm gated MLP. Norms are RMS norms of [hidden]."""
+    """One block: pre-norm attention, then pre-norm gated MLP. Norms are RMS norms of [hidden].
+
+    ``q_norm`` and ``k_norm`` are RMS norms of each head, [head_dim], before the rotary embedding.
+    """
 
     attention_norm: str
     q: Linear
@@ -51,6 +54,8 @@ class Layer:
     gate: Linear
     up: Linear
     down: Linear
+    q_norm: str | None = None
+    k_norm: str | None = None
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
         """Yield (role, projection) in order of use."""
@@ -91,6 +96,9 @@ class Decoder:
         for layer in self.layers:
             yield layer.attention_norm, (self.hidden_size,)
             yield layer.mlp_norm, (self.hidden_size,)
+            for norm in (layer.q_norm, layer.k_norm):
+                if norm is not None:
+                    yield norm, (self.head_dim,)
             for _, linear in layer.linears():
                 yield linear.weight, (linear.outputs, linear.inputs)
                 if linear.bias is not None:
@@ -150,6 +158,10 @@ class Config:
         if value not in allowed:
             shown = ", ".join(repr(item) for item in allowed)
             raise UnsupportedError(f"{self._where}: {key} {value!r} is not supported (only {shown})")
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise UnsupportedError that names the file."""
+        raise UnsupportedError(f"{self._where}: {reason}")
 
     def rope(self) -> tuple[float, RopeScaling | None]:
         """Return (theta, scaling) from ``rope_parameters`` (transformers 5) or ``rope_theta`` + ``rope_scaling``."""

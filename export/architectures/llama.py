@@ -31,8 +31,9 @@ def describe_llama_like(
     qkv_bias: bool,
     o_bias: bool,
     mlp_bias: bool,
+    qk_norm: bool = False,
 ) -> Decoder:
-    """Describe a decoder with Llama's tensor names and block; the flags say where biases are."""
+    """Describe a decoder with Llama's tensor names and block; the flags say where biases and norms of heads are."""
     config.require("hidden_act", ("silu",), "silu")
     hidden = config.integer("hidden_size")
     intermediate = config.integer("intermediate_size")
@@ -57,6 +58,8 @@ def describe_llama_like(
             gate=linear(f"{mlp}.gate_proj", intermediate, hidden, mlp_bias),
             up=linear(f"{mlp}.up_proj", intermediate, hidden, mlp_bias),
             down=linear(f"{mlp}.down_proj", hidden, intermediate, mlp_bias),
+            q_norm=f"{attention}.q_norm.weight" if qk_norm else None,
+            k_norm=f"{attention}.k_norm.weight" if qk_norm else None,
         )
 
     # Real files store tied embeddings in three ways: embed only, both, or lm_head only.

@@ -85,7 +85,9 @@ def test_a_checkpoint_of_an_unsupported_architecture(tiny_checkpoint: Path, tmp_
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["MambaForCausalLM"]}))
     for format in ("onnx", "gguf"):
         result = edgestill("export", folder, "--format", format, "--out", tmp_path / "out")
-        refused(result, 2, "MambaForCausalLM", "LlamaForCausalLM, Qwen2ForCausalLM")
+        refused(
+            result, 2, "MambaForCausalLM", "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
+        )
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 

@@ -75,6 +75,25 @@ def test_a_qwen2_computes_torch_s_logits(tiny_qwen2: Path, tmp_path: Path) -> No
     assert "blk.0.attn_q.bias" in names
 
 
+def test_a_qwen3_computes_torch_s_logits(tiny_qwen3: Path, tmp_path: Path) -> None:
+    artifact = _assert_same_logits(tiny_qwen3, tmp_path)
+    assert "blk.1.attn_k_norm.weight" in [tensor.name for tensor in gguf.GGUFReader(artifact.model_path).tensors]
+    with pytest.raises(UnsupportedError, match="attention_bias"):
+        export_gguf(Checkpoint.open(_edited(tiny_qwen3, tmp_path / "biased", attention_bias=True)), "f32", tmp_path)
+
+
+def test_a_mistral_computes_torch_s_logits(tiny_mistral: Path, tmp_path: Path) -> None:
+    _assert_same_logits(tiny_mistral, tmp_path, (IDS * 15)[:150])
+
+
+def test_a_window_shorter_than_the_context_is_refused(tiny_mistral: Path, tmp_path: Path) -> None:
+    short = _edited(tiny_mistral, tmp_path / "short", sliding_window=96)
+    with pytest.raises(UnsupportedError, match=r"config\.json: sliding_window 96 .* lower the latter to 96"):
+        export_gguf(Checkpoint.open(short), "f32", tmp_path)
+    within = _edited(tiny_mistral, tmp_path / "within", sliding_window=96, max_position_embeddings=96)
+    _assert_same_logits(within, tmp_path, (IDS * 8)[:96])
+
+
 @pytest.mark.parametrize(
     "scaling",
     [

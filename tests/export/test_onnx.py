@@ -24,7 +24,9 @@ from edgestill.runtime.model_source import locate_model
 VOCAB = 96
 
 
-def random_llama(folder: Path, *, tied: bool = True, dtype: torch.dtype = torch.float32, **settings: object) -> Path:
+def random_llama(
+    folder: Path, *, tied: bool = True, dtype: torch.dtype = torch.float32, family: str = "Llama", **settings: object
+) -> Path:
     sizes = {
         "hidden_size": 48,
         "intermediate_size": 72,
@@ -35,11 +37,11 @@ def random_llama(folder: Path, *, tied: bool = True, dtype: torch.dtype = torch.
         "max_position_embeddings": 128,
         **settings,
     }
-    config = transformers.LlamaConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=VOCAB, tie_word_embeddings=tied, initializer_range=0.15, bos_token_id=None, eos_token_id=1, **sizes
     )
     torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(config)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or "norm" in name:
@@ -65,6 +67,16 @@ def test_logits_equal_torch_for_a_tied_llama(tiny_checkpoint: Path, tmp_path: Pa
 
 def test_logits_equal_torch_for_qwen2_with_biases_and_its_own_head(tiny_qwen2: Path, tmp_path: Path) -> None:
     assert largest_difference(tiny_qwen2, tmp_path) < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [{"head_dim": 32}, {"head_dim": 24}, {"head_dim": 8, "num_key_value_heads": 3}])
+def test_logits_equal_torch_for_a_qwen3_whatever_the_size_of_its_heads(sizes: dict[str, int], tmp_path: Path) -> None:
+    folder = random_llama(tmp_path / "qwen3", family="Qwen3", **sizes)
+    assert largest_difference(folder, tmp_path) < 1e-4
+
+
+def test_logits_equal_torch_for_a_mistral(tiny_mistral: Path, tmp_path: Path) -> None:
+    assert largest_difference(tiny_mistral, tmp_path, 150) < 1e-4
 
 
 @pytest.mark.parametrize(
