@@ -12,10 +12,12 @@ from edgestill.export.architectures.decoder import Decoder
 
 GENAI_CONFIG_FILE: Final = "genai_config.json"
 _MODEL_TYPES: Final = {
+    "GraniteForCausalLM": "granite",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "SmolLM3ForCausalLM": "smollm3",
 }
 
 

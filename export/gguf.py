@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import CheckpointError, UnsupportedError
 from edgestill.export.architectures import Decoder, RopeScaling, describe_checkpoint
+from edgestill.export.architectures.decoder import Scales
 from edgestill.export.gguf_pretokenizer import choose_pretokenizer
 from edgestill.export.gguf_tokenizer import GgufTokenizer, load_tokenizer, open_writer, read_tokenizer
 from edgestill.export.weights import Weights
@@ -133,6 +134,12 @@ def _add_metadata(writer: gguf.GGUFWriter, decoder: Decoder, precision: str) -> 
     writer.add_rope_freq_base(decoder.rope_theta)
     writer.add_layer_norm_rms_eps(decoder.rms_norm_eps)
     writer.add_vocab_size(decoder.vocab_size)
+    if decoder.scales != Scales():
+        scales = decoder.scales
+        writer.add_embedding_scale(scales.embedding)
+        writer.add_residual_scale(scales.residual)
+        writer.add_logit_scale(scales.logits)
+        writer.add_attention_scale(scales.attention or decoder.head_dim**-0.5)
     if decoder.rope_scaling is not None and decoder.rope_scaling.kind == "linear":
         import gguf
 

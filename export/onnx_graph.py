@@ -55,6 +55,7 @@ class DecoderGraph:
         rotary = self._rotary_caches()
         embedding = self._add("embedding.weight", decoder.embedding)
         hidden = self._node("Gather", (embedding, input_ids), "embedding")
+        hidden = self._scaled("embedding", hidden, decoder.scales.embedding)
         normed = self._node(
             "SimplifiedLayerNormalization",
             (hidden, self._add("layers.0.attention_norm.weight", decoder.layers[0].attention_norm)),
@@ -73,8 +74,9 @@ class DecoderGraph:
             inputs += caches
             outputs += presents
             attended = self._attention(index, layer, normed, caches, presents, lengths, rotary)
+            attended = self._scaled(f"layers.{index}.attended", attended, decoder.scales.residual)
             normed, hidden = self._add_and_norm(f"layers.{index}.mlp_norm", hidden, attended, layer.mlp_norm)
-            mlp = self._mlp(index, layer, normed)
+            mlp = self._scaled(f"layers.{index}.mlp", self._mlp(index, layer, normed), decoder.scales.residual)
             last = index + 1 == len(decoder.layers)
             name = "final_norm" if last else f"layers.{index + 1}.attention_norm"
             weight = decoder.final_norm if last else decoder.layers[index + 1].attention_norm
@@ -82,7 +84,7 @@ class DecoderGraph:
             self._task.advance()
 
         logits = _value("logits", ir.DataType.FLOAT, (batch, length, decoder.vocab_size))
-        self._head(normed, embedding, logits)
+        self._head(self._scaled("final", normed, 1.0 / decoder.scales.logits), embedding, logits)
         graph = ir.Graph(
             inputs,
             [logits, *outputs],
@@ -157,13 +159,13 @@ class DecoderGraph:
         attended = ir.Value(name=f"layers.{index}.attention.output")
         node = ir.node(
             "GroupQueryAttention",
-            (*queries, *caches, *lengths, *rotary),
+            (*queries, *caches, *lengths, *(rotary if layer.rotary else ())),
             domain=MICROSOFT,
             attributes={
                 "num_heads": decoder.heads,
                 "kv_num_heads": decoder.kv_heads,
-                "scale": 1.0 / math.sqrt(decoder.head_dim),
-                "do_rotary": 1,
+                "scale": decoder.scales.attention or 1.0 / math.sqrt(decoder.head_dim),
+                "do_rotary": int(layer.rotary),
                 "rotary_interleaved": 0,
                 "local_window_size": -1,
             },
@@ -208,6 +210,13 @@ class DecoderGraph:
         activated = self._node("QuickGelu", (gate,), f"{name}.silu", domain=MICROSOFT, attributes={"alpha": 1.0})
         product = self._node("Mul", (activated, up), f"{name}.gated")
         return self._projection(f"{name}.down", product, (layer.down,))
+
+    def _scaled(self, name: str, source: ir.Value, factor: float) -> ir.Value:
+        if factor == 1.0:
+            return source
+        return self._node(
+            "Mul", (source, self._constant(f"{name}.factor", np.array(factor, np.float32))), f"{name}.scaled"
+        )
 
     def _add_and_norm(self, name: str, skip: ir.Value, branch: ir.Value, weight: str) -> tuple[ir.Value, ir.Value]:
         """Return (norm(skip + branch), skip + branch)."""
@@ -309,7 +318,7 @@ class DecoderGraph:
         )
         return self._initializer(name, tensor)
 
-    def _constant(self, name: str, array: NDArray[np.int64] | NDArray[np.float64]) -> ir.Value:
+    def _constant(self, name: str, array: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.float32]) -> ir.Value:
         return self._initializer(name, ir.tensor(array, name=name))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

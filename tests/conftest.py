@@ -31,7 +31,7 @@ def shared_data() -> Path:
 
 
 def make_checkpoint(
-    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: int
+    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: float
 ) -> Path:
     """Write a random tiny Hugging Face folder with its own byte-level BPE tokenizer and chat template."""
     import tokenizers
@@ -52,7 +52,7 @@ def make_checkpoint(
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
     )
     fast.chat_template = CHAT_TEMPLATE
-    settings: dict[str, int] = {
+    settings: dict[str, float] = {
         "hidden_size": 64,
         "intermediate_size": 160,
         "num_hidden_layers": 2,
@@ -66,6 +66,8 @@ def make_checkpoint(
         "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "granite": (transformers.GraniteConfig, transformers.GraniteForCausalLM),
+        "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
     }[architecture]
     config = kind[0](
         vocab_size=len(fast),
@@ -111,3 +113,17 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Mistral (a window as long as its context, heads narrower than hidden / heads)."""
     folder = tmp_path_factory.mktemp("tiny-mistral")
     return make_checkpoint(folder, architecture="mistral", tied=False, sliding_window=256, head_dim=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_granite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Granite, all its factors different."""
+    folder = tmp_path_factory.mktemp("tiny-granite")
+    factors = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1}
+    return make_checkpoint(folder, architecture="granite", logits_scaling=3.0, attention_bias=True, **factors)
+
+
+@pytest.fixture(scope="session")
+def tiny_smollm3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random five-layer SmolLM3: the fourth has no rotary embedding."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-smollm3"), architecture="smollm3", num_hidden_layers=5)

@@ -42,7 +42,8 @@ class Linear:
 class Layer:
     """One block: pre-norm attention, then pre-norm gated MLP. Norms are RMS norms of [hidden].
 
-    ``q_norm`` and ``k_norm`` are RMS norms of each head, [head_dim], before the rotary embedding.
+    ``q_norm`` and ``k_norm`` are RMS norms of each head, [head_dim], before the rotary embedding; without
+    ``rotary`` there is none in this layer.
     """
 
     attention_norm: str
@@ -56,11 +57,25 @@ class Layer:
     down: Linear
     q_norm: str | None = None
     k_norm: str | None = None
+    rotary: bool = True
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
         """Yield (role, projection) in order of use."""
         for role in ("q", "k", "v", "o", "gate", "up", "down"):
             yield role, getattr(self, role)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Constant factors (Granite): of the embedding, of what each branch adds, of q k before softmax, of logits.
+
+    ``attention`` None is 1 / sqrt(head_dim); logits are divided by ``logits``.
+    """
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    attention: float | None = None
+    logits: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Decoder:
     final_norm: str
     head: str | None
     layers: tuple[Layer, ...]
+    scales: Scales = Scales()
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the (name, shape) of every tensor that must be in the checkpoint."""

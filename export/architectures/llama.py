@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgestill.export.architectures.decoder import Config, Decoder, Layer, Linear, register
+from collections.abc import Callable
+
+from edgestill.export.architectures.decoder import Config, Decoder, Layer, Linear, Scales, register
 from edgestill.export.weights import Weights
 
 
@@ -32,8 +34,10 @@ def describe_llama_like(
     o_bias: bool,
     mlp_bias: bool,
     qk_norm: bool = False,
+    rotary: Callable[[int], bool] = lambda layer: True,
+    scales: Scales | None = None,
 ) -> Decoder:
-    """Describe a decoder with Llama's tensor names and block; the flags say where biases and norms of heads are."""
+    """Describe a decoder with Llama's tensor names and block; the flags say where biases are, and norms of heads."""
     config.require("hidden_act", ("silu",), "silu")
     hidden = config.integer("hidden_size")
     intermediate = config.integer("intermediate_size")
@@ -60,6 +64,7 @@ def describe_llama_like(
             down=linear(f"{mlp}.down_proj", hidden, intermediate, mlp_bias),
             q_norm=f"{attention}.q_norm.weight" if qk_norm else None,
             k_norm=f"{attention}.k_norm.weight" if qk_norm else None,
+            rotary=rotary(index),
         )
 
     # Real files store tied embeddings in three ways: embed only, both, or lm_head only.
@@ -85,4 +90,5 @@ def describe_llama_like(
         final_norm="model.norm.weight",
         head=None if tied else head,
         layers=tuple(layer(index) for index in range(config.integer("num_hidden_layers"))),
+        scales=scales or Scales(),
     )

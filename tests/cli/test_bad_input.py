@@ -86,7 +86,7 @@ def test_a_checkpoint_of_an_unsupported_architecture(tiny_checkpoint: Path, tmp_
     for format in ("onnx", "gguf"):
         result = edgestill("export", folder, "--format", format, "--out", tmp_path / "out")
         refused(
-            result, 2, "MambaForCausalLM", "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
+            result, 2, "MambaForCausalLM", "GraniteForCausalLM, LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM"
         )
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 

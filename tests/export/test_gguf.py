@@ -82,8 +82,17 @@ def test_a_qwen3_computes_torch_s_logits(tiny_qwen3: Path, tmp_path: Path) -> No
         export_gguf(Checkpoint.open(_edited(tiny_qwen3, tmp_path / "biased", attention_bias=True)), "f32", tmp_path)
 
 
-def test_a_mistral_computes_torch_s_logits(tiny_mistral: Path, tmp_path: Path) -> None:
-    _assert_same_logits(tiny_mistral, tmp_path, (IDS * 15)[:150])
+@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3"])
+def test_others_in_llamas_shape_compute_torch_s_logits(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    _assert_same_logits(request.getfixturevalue(kind), tmp_path, (IDS * 15)[:150])
+
+
+def test_another_layout_of_smollm3_is_refused(tiny_smollm3: Path, tmp_path: Path) -> None:
+    other = _edited(tiny_smollm3, tmp_path / "other", no_rope_layers=[1, 0, 1, 0, 1])
+    with pytest.raises(UnsupportedError, match="no_rope_layers"):
+        export_gguf(Checkpoint.open(other), "f32", tmp_path)
 
 
 def test_a_window_shorter_than_the_context_is_refused(tiny_mistral: Path, tmp_path: Path) -> None:

@@ -75,8 +75,11 @@ def test_logits_equal_torch_for_a_qwen3_whatever_the_size_of_its_heads(sizes: di
     assert largest_difference(folder, tmp_path) < 1e-4
 
 
-def test_logits_equal_torch_for_a_mistral(tiny_mistral: Path, tmp_path: Path) -> None:
-    assert largest_difference(tiny_mistral, tmp_path, 150) < 1e-4
+@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3"])
+def test_logits_equal_torch_for_others_in_llamas_shape(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    assert largest_difference(request.getfixturevalue(kind), tmp_path, 150) < 1e-4
 
 
 @pytest.mark.parametrize(
