@@ -174,17 +174,23 @@ def _streams(decoder: Decoder, weights: Weights, precision: str) -> Iterator[_St
         yield _Stream("rope_freqs.weight", factors.shape, vector, lambda: iter([factors]))
     for index, layer in enumerate(decoder.layers):
         block = f"blk.{index}"
-        yield tensor(f"{block}.attn_norm.weight", layer.attention_norm)
+        norms = {
+            "q": ("attn_norm", layer.attention_norm),
+            "gate": ("ffn_norm", layer.mlp_norm),
+            "up": ("post_attention_norm", layer.attention_post_norm),
+            "down": ("post_ffw_norm", layer.mlp_post_norm),
+        }
         for role, linear in layer.linears():
-            if role == "gate":
-                yield tensor(f"{block}.ffn_norm.weight", layer.mlp_norm)
+            name, norm = norms.get(role, ("", None))
+            if norm is not None:
+                yield tensor(f"{block}.{name}.weight", norm)
             head_rows = decoder.head_dim if decoder.gguf_permutes_qk and role in ("q", "k") else None
             yield tensor(f"{block}.{_ROLES[role]}.weight", linear.weight, head_rows=head_rows)
             if linear.bias is not None:
                 yield tensor(f"{block}.{_ROLES[role]}.bias", linear.bias, head_rows=head_rows)
-            norm = {"q": layer.q_norm, "k": layer.k_norm}.get(role)
-            if norm is not None:
-                yield tensor(f"{block}.{_ROLES[role]}_norm.weight", norm, head_rows=head_rows)
+            heads_norm = {"q": layer.q_norm, "k": layer.k_norm}.get(role)
+            if heads_norm is not None:
+                yield tensor(f"{block}.{_ROLES[role]}_norm.weight", heads_norm, head_rows=head_rows)
     yield tensor("output_norm.weight", decoder.final_norm)
     if decoder.head is not None:
         yield tensor("output.weight", decoder.head)

@@ -56,12 +56,7 @@ class DecoderGraph:
         embedding = self._add("embedding.weight", decoder.embedding)
         hidden = self._node("Gather", (embedding, input_ids), "embedding")
         hidden = self._scaled("embedding", hidden, decoder.scales.embedding)
-        normed = self._node(
-            "SimplifiedLayerNormalization",
-            (hidden, self._add("layers.0.attention_norm.weight", decoder.layers[0].attention_norm)),
-            "layers.0.attention_norm",
-            attributes={"epsilon": decoder.rms_norm_eps, "axis": -1, "stash_type": 1},
-        )
+        normed = self._normed("layers.0.attention_norm", hidden, decoder.layers[0].attention_norm)
         for index, layer in enumerate(decoder.layers):
             caches = [
                 _value(f"past_key_values.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, past))
@@ -74,9 +69,11 @@ class DecoderGraph:
             inputs += caches
             outputs += presents
             attended = self._attention(index, layer, normed, caches, presents, lengths, rotary)
+            attended = self._normed(f"layers.{index}.attention_post_norm", attended, layer.attention_post_norm)
             attended = self._scaled(f"layers.{index}.attended", attended, decoder.scales.residual)
             normed, hidden = self._add_and_norm(f"layers.{index}.mlp_norm", hidden, attended, layer.mlp_norm)
-            mlp = self._scaled(f"layers.{index}.mlp", self._mlp(index, layer, normed), decoder.scales.residual)
+            mlp = self._normed(f"layers.{index}.mlp_post_norm", self._mlp(index, layer, normed), layer.mlp_post_norm)
+            mlp = self._scaled(f"layers.{index}.mlp", mlp, decoder.scales.residual)
             last = index + 1 == len(decoder.layers)
             name = "final_norm" if last else f"layers.{index + 1}.attention_norm"
             weight = decoder.final_norm if last else decoder.layers[index + 1].attention_norm
@@ -155,7 +152,7 @@ class DecoderGraph:
         qkv = self._projection(f"layers.{index}.qkv", normed, (layer.q, layer.k, layer.v), heads="outputs")
         queries: tuple[ir.Value | None, ...] = (qkv, None, None)
         if layer.q_norm is not None and layer.k_norm is not None:
-            queries = self._normed_heads(f"layers.{index}", qkv, layer.q_norm, layer.k_norm)
+            queries = self._normed_heads(f"layers.{index}", qkv, layer.q_norm, layer.k_norm, layer.norms_all_heads)
         attended = ir.Value(name=f"layers.{index}.attention.output")
         node = ir.node(
             "GroupQueryAttention",
@@ -175,32 +172,35 @@ class DecoderGraph:
         self._nodes.append(node)
         return self._projection(f"layers.{index}.o", attended, (layer.o,), heads="inputs")
 
-    def _normed_heads(self, name: str, qkv: ir.Value, q_norm: str, k_norm: str) -> tuple[ir.Value, ...]:
-        """Return q and k with each head normed, and v.
+    def _normed_heads(
+        self, name: str, qkv: ir.Value, q_norm: str, k_norm: str, together: bool
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Return q and k with each head normed, or all ``together``, and v.
 
-        Over a head that is padded with zeros the mean of squares is too small by head_dim / padded: so is the
+        Over heads that are padded with zeros the mean of squares is too small by head_dim / padded: so is the
         epsilon that is given, and the weight makes up for it.
         """
         decoder, padded = self._decoder, padded_head_dim(self._decoder)
         share = decoder.head_dim / padded
         counts = (decoder.heads, decoder.kv_heads, decoder.kv_heads)
-        parts = [ir.Value(name=f"{name}.{role}.output") for role in "qkv"]
+        q, k, v = (ir.Value(name=f"{name}.{role}.output") for role in "qkv")
         sizes = self._constant(f"{name}.split", np.array(counts) * padded)
-        self._nodes.append(ir.node("Split", (qkv, sizes), {"axis": -1}, outputs=parts, name=f"{name}.split_heads"))
-        normed = []
-        for role, part, count, norm in zip("qk", parts, counts, (q_norm, k_norm), strict=False):
-            heads_shape = self._constant(f"{name}.{role}.heads", np.array([0, 0, count, padded]))
-            heads = self._node("Reshape", (part, heads_shape), f"{name}.{role}.by_head")
+        self._nodes.append(ir.node("Split", (qkv, sizes), {"axis": -1}, outputs=(q, k, v), name=f"{name}.split_heads"))
+
+        def normed(role: str, part: ir.Value, count: int, norm: str) -> ir.Value:
             weight = self._pad_heads(self._weights.float32(norm)) * np.float32(math.sqrt(share))
-            scaled = self._node(
-                "SimplifiedLayerNormalization",
-                (heads, self._store(f"{name}.{role}_norm.weight", [weight], (padded,))),
-                f"{name}.{role}_norm",
-                attributes={"epsilon": decoder.rms_norm_eps * share, "axis": -1, "stash_type": 1},
-            )
+            stored = self._store(f"{name}.{role}_norm.weight", [weight], weight.shape)
+            attributes = {"epsilon": decoder.rms_norm_eps * share, "axis": -1, "stash_type": 1}
+            if together:
+                inputs = (part, stored)
+                return self._node("SimplifiedLayerNormalization", inputs, f"{name}.{role}_norm", attributes=attributes)
+            heads_shape = self._constant(f"{name}.{role}.heads", np.array([0, 0, count, padded]))
+            inputs = (self._node("Reshape", (part, heads_shape), f"{name}.{role}.by_head"), stored)
+            scaled = self._node("SimplifiedLayerNormalization", inputs, f"{name}.{role}_norm", attributes=attributes)
             flat_shape = self._constant(f"{name}.{role}.flat", np.array([0, 0, count * padded]))
-            normed.append(self._node("Reshape", (scaled, flat_shape), f"{name}.{role}.normed"))
-        return (*normed, parts[2])
+            return self._node("Reshape", (scaled, flat_shape), f"{name}.{role}.normed")
+
+        return normed("q", q, decoder.heads, q_norm), normed("k", k, decoder.kv_heads, k_norm), v
 
     def _mlp(self, index: int, layer: Layer, normed: ir.Value) -> ir.Value:
         name = f"layers.{index}"
@@ -211,6 +211,13 @@ class DecoderGraph:
         product = self._node("Mul", (activated, up), f"{name}.gated")
         return self._projection(f"{name}.down", product, (layer.down,))
 
+    def _normed(self, name: str, source: ir.Value, weight: str | None) -> ir.Value:
+        if weight is None:
+            return source
+        attributes = {"epsilon": self._decoder.rms_norm_eps, "axis": -1, "stash_type": 1}
+        inputs = (source, self._add(f"{name}.weight", weight))
+        return self._node("SimplifiedLayerNormalization", inputs, name, attributes=attributes)
+
     def _scaled(self, name: str, source: ir.Value, factor: float) -> ir.Value:
         if factor == 1.0:
             return source
@@ -218,8 +225,13 @@ class DecoderGraph:
             "Mul", (source, self._constant(f"{name}.factor", np.array(factor, np.float32))), f"{name}.scaled"
         )
 
-    def _add_and_norm(self, name: str, skip: ir.Value, branch: ir.Value, weight: str) -> tuple[ir.Value, ir.Value]:
-        """Return (norm(skip + branch), skip + branch)."""
+    def _add_and_norm(
+        self, name: str, skip: ir.Value, branch: ir.Value, weight: str | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return (norm(skip + branch), skip + branch); without a weight there is no norm."""
+        if weight is None:
+            added = self._node("Add", (skip, branch), name)
+            return added, added
         normed, total = ir.Value(name=f"{name}.output"), ir.Value(name=f"{name}.residual")
         node = ir.node(
             "SkipSimplifiedLayerNormalization",

@@ -66,6 +66,7 @@ def make_checkpoint(
         "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
         "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
         "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+        "olmo2": (transformers.Olmo2Config, transformers.Olmo2ForCausalLM),
         "granite": (transformers.GraniteConfig, transformers.GraniteForCausalLM),
         "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
     }[architecture]
@@ -127,3 +128,9 @@ def tiny_granite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_smollm3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random five-layer SmolLM3: the fourth has no rotary embedding."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny-smollm3"), architecture="smollm3", num_hidden_layers=5)
+
+
+@pytest.fixture(scope="session")
+def tiny_olmo2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer OLMo 2."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny-olmo2"), architecture="olmo2", tied=False)

@@ -40,23 +40,27 @@ class Linear:
 
 @dataclass(frozen=True)
 class Layer:
-    """One block: pre-norm attention, then pre-norm gated MLP. Norms are RMS norms of [hidden].
+    """One block: attention, then a gated MLP. Norms are RMS norms, None where there is none.
 
-    ``q_norm`` and ``k_norm`` are RMS norms of each head, [head_dim], before the rotary embedding; without
-    ``rotary`` there is none in this layer.
+    ``attention_norm`` and ``mlp_norm`` are of a branch's input, the ``post`` norms of what it adds, [hidden].
+    ``q_norm`` and ``k_norm`` come before the rotary embedding: of each head, [head_dim], or, with
+    ``norms_all_heads``, of all together, [heads * head_dim]. Without ``rotary`` the layer has no such embedding.
     """
 
-    attention_norm: str
+    attention_norm: str | None
     q: Linear
     k: Linear
     v: Linear
     o: Linear
-    mlp_norm: str
+    mlp_norm: str | None
     gate: Linear
     up: Linear
     down: Linear
+    attention_post_norm: str | None = None
+    mlp_post_norm: str | None = None
     q_norm: str | None = None
     k_norm: str | None = None
+    norms_all_heads: bool = False
     rotary: bool = True
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
@@ -110,11 +114,12 @@ class Decoder:
         """Yield the (name, shape) of every tensor that must be in the checkpoint."""
         yield self.embedding, (self.vocab_size, self.hidden_size)
         for layer in self.layers:
-            yield layer.attention_norm, (self.hidden_size,)
-            yield layer.mlp_norm, (self.hidden_size,)
-            for norm in (layer.q_norm, layer.k_norm):
+            q_size, k_size = (layer.q.outputs, layer.k.outputs) if layer.norms_all_heads else (self.head_dim,) * 2
+            norms = [(norm, self.hidden_size) for norm in (layer.attention_norm, layer.attention_post_norm)]
+            norms += [(norm, self.hidden_size) for norm in (layer.mlp_norm, layer.mlp_post_norm)]
+            for norm, size in (*norms, (layer.q_norm, q_size), (layer.k_norm, k_size)):
                 if norm is not None:
-                    yield norm, (self.head_dim,)
+                    yield norm, (size,)
             for _, linear in layer.linears():
                 yield linear.weight, (linear.outputs, linear.inputs)
                 if linear.bias is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from edgestill.export.architectures.decoder import Config, Decoder, Layer, Linear, Scales, register
 from edgestill.export.weights import Weights
@@ -33,11 +34,16 @@ def describe_llama_like(
     qkv_bias: bool,
     o_bias: bool,
     mlp_bias: bool,
-    qk_norm: bool = False,
+    qk_norm: Literal["each", "all"] | None = None,
+    post_norms: bool = False,
     rotary: Callable[[int], bool] = lambda layer: True,
     scales: Scales | None = None,
 ) -> Decoder:
-    """Describe a decoder with Llama's tensor names and block; the flags say where biases are, and norms of heads."""
+    """Describe a decoder with Llama's tensor names and block; the flags say where biases are.
+
+    ``qk_norm`` norms each head of q and k, or all together; with ``post_norms`` what the branches add is normed
+    instead of their inputs.
+    """
     config.require("hidden_act", ("silu",), "silu")
     hidden = config.integer("hidden_size")
     intermediate = config.integer("intermediate_size")
@@ -53,17 +59,20 @@ def describe_llama_like(
         prefix = f"model.layers.{index}"
         attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         return Layer(
-            attention_norm=f"{prefix}.input_layernorm.weight",
+            attention_norm=None if post_norms else f"{prefix}.input_layernorm.weight",
             q=linear(f"{attention}.q_proj", heads * head_dim, hidden, qkv_bias),
             k=linear(f"{attention}.k_proj", kv_heads * head_dim, hidden, qkv_bias),
             v=linear(f"{attention}.v_proj", kv_heads * head_dim, hidden, qkv_bias),
             o=linear(f"{attention}.o_proj", hidden, heads * head_dim, o_bias),
-            mlp_norm=f"{prefix}.post_attention_layernorm.weight",
+            mlp_norm=None if post_norms else f"{prefix}.post_attention_layernorm.weight",
             gate=linear(f"{mlp}.gate_proj", intermediate, hidden, mlp_bias),
             up=linear(f"{mlp}.up_proj", intermediate, hidden, mlp_bias),
             down=linear(f"{mlp}.down_proj", hidden, intermediate, mlp_bias),
+            attention_post_norm=f"{prefix}.post_attention_layernorm.weight" if post_norms else None,
+            mlp_post_norm=f"{prefix}.post_feedforward_layernorm.weight" if post_norms else None,
             q_norm=f"{attention}.q_norm.weight" if qk_norm else None,
             k_norm=f"{attention}.k_norm.weight" if qk_norm else None,
+            norms_all_heads=qk_norm == "all",
             rotary=rotary(index),
         )
 

@@ -21,5 +21,5 @@ def describe_qwen3(config: Config, weights: Weights) -> Decoder:
         qkv_bias=False,
         o_bias=False,
         mlp_bias=False,
-        qk_norm=True,
+        qk_norm="each",
     )

@@ -39,11 +39,11 @@ def test_pruning_nothing_computes_the_teacher(sharp_teacher: Checkpoint, tmp_pat
     torch.testing.assert_close(logits(student), logits(sharp_teacher), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "granite", "olmo2"])
 def test_a_pruned_student_holds_the_teachers_own_layers_and_neurons(
-    sharp_teacher: Checkpoint, tiny_qwen2: Path, tmp_path: Path, family: str
+    sharp_teacher: Checkpoint, request: pytest.FixtureRequest, tmp_path: Path, family: str
 ) -> None:
-    teacher = sharp_teacher if family == "llama" else Checkpoint(tiny_qwen2)
+    teacher = sharp_teacher if family == "llama" else Checkpoint(request.getfixturevalue(f"tiny_{family}"))
     section = PrunedStudent(kind="pruned", layers=2, intermediate_size=24)
     student = make_student(section, teacher, tmp_path / "s", seed=0)
     big, small = load_model(teacher).base_model.layers, load_model(student).base_model.layers

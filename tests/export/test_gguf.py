@@ -82,7 +82,7 @@ def test_a_qwen3_computes_torch_s_logits(tiny_qwen3: Path, tmp_path: Path) -> No
         export_gguf(Checkpoint.open(_edited(tiny_qwen3, tmp_path / "biased", attention_bias=True)), "f32", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3"])
+@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3", "tiny_olmo2"])
 def test_others_in_llamas_shape_compute_torch_s_logits(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

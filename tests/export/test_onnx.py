@@ -75,7 +75,12 @@ def test_logits_equal_torch_for_a_qwen3_whatever_the_size_of_its_heads(sizes: di
     assert largest_difference(folder, tmp_path) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3"])
+def test_norms_over_all_heads_are_right_where_heads_are_padded(tmp_path: Path) -> None:
+    folder = random_llama(tmp_path / "olmo2", family="Olmo2", tied=False, head_dim=24)
+    assert largest_difference(folder, tmp_path) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3", "tiny_olmo2"])
 def test_logits_equal_torch_for_others_in_llamas_shape(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
