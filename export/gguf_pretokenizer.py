@@ -209,6 +209,7 @@ def _vocabulary_of(tokenizer: GgufTokenizer, architecture: str, scratch: Path) -
     try:
         writer = open_writer(path, architecture)
         try:
+            writer.add_name(tokenizer.model_name(architecture))
             tokenizer.write(writer)
             writer.write_header_to_file()
             writer.write_kv_data_to_file()

@@ -7,6 +7,7 @@ BPE with byte fallback (GGUF model ``llama``). Keys and meanings: the GGUF speci
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +37,9 @@ class GgufTokenizer:
 
     ``model`` is ``gpt2`` or ``llama``; ``pre`` the pre-tokenizer type (byte-level BPE only, ``""`` until
     chosen). ``tokens``, ``types`` and ``scores`` have one entry per row of the embedding. ``nfc`` says that
-    the tokenizer composes its input (Unicode NFC), which llama.cpp doesn't do. ``notes`` are lines for a person.
+    the tokenizer composes its input (Unicode NFC), which llama.cpp doesn't do; ``strips_right`` that its special
+    tokens take the white space after them, which llama.cpp does in a model with "phi-3" in its name (and refuses
+    such a name without Phi-3's tokens). ``notes`` are lines for a person.
     """
 
     model: str
@@ -56,6 +59,7 @@ class GgufTokenizer:
     add_space_prefix: bool | None
     chat_template: str | None
     nfc: bool
+    strips_right: bool
     notes: tuple[str, ...]
 
     def with_pre(self, pre: str) -> GgufTokenizer:
@@ -65,6 +69,12 @@ class GgufTokenizer:
     def with_space_prefix(self, add_space_prefix: bool) -> GgufTokenizer:
         """Return a copy that does or doesn't put a space before the text."""
         return replace(self, add_space_prefix=add_space_prefix)
+
+    def model_name(self, name: str) -> str:
+        """Return ``name`` changed as little as llama.cpp, which goes by it, needs to strip white space or not."""
+        if not self.strips_right:
+            return re.sub(r"(?i)phi-?3", "phi 3", name)
+        return name if re.search(r"(?i)phi-?3", name) else f"{name} (phi-3)"
 
     def write(self, writer: gguf.GGUFWriter) -> None:
         """Add the ``tokenizer.*`` keys to a GGUF writer."""
@@ -183,6 +193,7 @@ def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -
         add_space_prefix=None,
         chat_template=_chat_template(checkpoint),
         nfc=source.composes,
+        strips_right=_strips_right(described["added_tokens"]),
         notes=special.notes,
     )
 
@@ -228,6 +239,14 @@ def _types(tokens: list[str], used: set[int], added: list[dict[str, Any]], unk: 
             if unk is not None and tokens[token_id] == unk:
                 types[token_id] = UNKNOWN
     return types
+
+
+_PHI3_TOKENS: Final = ("<unk>", "<s>", "</s>", "<|endoftext|>")
+
+
+def _strips_right(added: list[dict[str, Any]]) -> bool:
+    stripping = {entry["content"]: bool(entry.get("rstrip")) for entry in added if entry["special"]}
+    return all(token in stripping for token in _PHI3_TOKENS) and any(stripping.values())
 
 
 _BYTE_TOKEN_SET: Final = frozenset(BYTE_TOKENS)

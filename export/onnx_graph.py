@@ -6,29 +6,30 @@ Imports onnx_ir: import it inside a function. Names of inputs and outputs follow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import numpy as np
 import onnx_ir as ir  # noqa: TID253
 from numpy.typing import NDArray
 
-from edgestill.export.architectures.decoder import Decoder, Layer, Linear, RopeScaling
+from edgestill.export.architectures.decoder import Decoder, Layer, Linear, Norm
+from edgestill.export.architectures.rope import Rope
+from edgestill.export.onnx_builder import MICROSOFT, PIECE_BYTES, GraphBuilder, named_value
+from edgestill.export.projections import bias, norm_weight, weight_columns
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
 from edgestill.tensor_file import TensorFile
 
-MICROSOFT: Final = "com.microsoft"
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
 HEAD_DIM_MULTIPLE: Final = 16
 _COMPUTED_ROTARY_BYTES: Final = 1 << 20
-_PIECE_BYTES: Final = 32 << 20
 
 HeadAxis = Literal["inputs", "outputs"] | None
 
 
-class DecoderGraph:
+class DecoderGraph(GraphBuilder):
     """Builds the graph of one decoder while its weights stream into ``file``.
 
     Projections are MatMul with weights ``[inputs, outputs]``; q, k and v are one packed MatMul, and so
@@ -36,39 +37,40 @@ class DecoderGraph:
     """
 
     def __init__(self, decoder: Decoder, weights: Weights, file: TensorFile, task: Task) -> None:
+        super().__init__(weights, file)
         self._decoder = decoder
-        self._weights = weights
-        self._file = file
         self._task = task
-        self._nodes: list[ir.Node] = []
-        self._initializers: list[ir.Value] = []
 
     def build(self) -> ir.Model:
         """Write every weight and return the model, whose initializers point into the file."""
         decoder = self._decoder
         batch, length, past, total = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
-        input_ids = _value("input_ids", ir.DataType.INT64, (batch, length))
-        attention_mask = _value("attention_mask", ir.DataType.INT64, (batch, total))
+        input_ids = named_value("input_ids", ir.DataType.INT64, (batch, length))
+        attention_mask = named_value("attention_mask", ir.DataType.INT64, (batch, total))
         inputs, outputs = [input_ids, attention_mask], []
 
         lengths = self._lengths(attention_mask)
-        rotary = self._rotary_caches()
+        rotary = self._rotary(input_ids, attention_mask)
         embedding = self._add("embedding.weight", decoder.embedding)
         hidden = self._node("Gather", (embedding, input_ids), "embedding")
         hidden = self._scaled("embedding", hidden, decoder.scales.embedding)
+        if decoder.positions is not None:
+            table = self._add("positions.weight", decoder.positions)
+            positions = self._node("Gather", (table, self._positions(input_ids, attention_mask)), "positions")
+            hidden = self._node("Add", (hidden, positions), "embedding_and_positions")
         normed = self._normed("layers.0.attention_norm", hidden, decoder.layers[0].attention_norm)
         for index, layer in enumerate(decoder.layers):
             caches = [
-                _value(f"past_key_values.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, past))
+                named_value(f"past_key_values.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, past))
                 for kind in ("key", "value")
             ]
             presents = [
-                _value(f"present.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, total))
+                named_value(f"present.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, total))
                 for kind in ("key", "value")
             ]
             inputs += caches
             outputs += presents
-            attended = self._attention(index, layer, normed, caches, presents, lengths, rotary)
+            attended = self._attention(index, layer, normed, caches, presents, lengths, rotary.get(layer.rope, ()))
             attended = self._normed(f"layers.{index}.attention_post_norm", attended, layer.attention_post_norm)
             attended = self._scaled(f"layers.{index}.attended", attended, decoder.scales.residual)
             normed, hidden = self._add_and_norm(f"layers.{index}.mlp_norm", hidden, attended, layer.mlp_norm)
@@ -80,7 +82,7 @@ class DecoderGraph:
             normed, hidden = self._add_and_norm(name, hidden, mlp, weight)
             self._task.advance()
 
-        logits = _value("logits", ir.DataType.FLOAT, (batch, length, decoder.vocab_size))
+        logits = named_value("logits", ir.DataType.FLOAT, (batch, length, decoder.vocab_size))
         self._head(self._scaled("final", normed, 1.0 / decoder.scales.logits), embedding, logits)
         graph = ir.Graph(
             inputs,
@@ -108,35 +110,74 @@ class DecoderGraph:
             self._node("Cast", (scalar,), "total_sequence_length", attributes=to_int32),
         )
 
-    def _rotary_caches(self) -> tuple[ir.Value, ir.Value]:
-        """Return cos and sin of every position's angles, ``[context, head_dim / 2]`` float32 from float64.
+    def _positions(self, input_ids: ir.Value, attention_mask: ir.Value) -> ir.Value:
+        """Return each token's place among those of its sequence that aren't padding, ``[batch, time]`` int64."""
+        one, axis = self._constant("positions.one", np.array(1)), self._constant("positions.axis", np.array(1))
+        counted = self._node("CumSum", (attention_mask, axis), "positions.counted")
+        zero = self._constant("positions.zero", np.array(0))
+        places = self._node("Max", (self._node("Sub", (counted, one), "positions.from_zero"), zero), "positions.places")
+        time = self._node("Shape", (input_ids,), "positions.time", attributes={"start": 1, "end": 2})
+        first = self._node("Neg", (time,), "positions.first")
+        end = self._constant("positions.end", np.array([np.iinfo(np.int64).max]))
+        axes = self._constant("positions.axes", np.array([1]))
+        return self._node("Slice", (places, first, end, axes), "positions.new")
+
+    def _rotary(self, input_ids: ir.Value, attention_mask: ir.Value) -> dict[Rope | None, tuple[ir.Value, ...]]:
+        """Return what attention is given for each rotary embedding in use: cos and sin tables, and positions.
+
+        Where a sequence beyond LongRoPE's original context has other frequencies, both tables are stored one
+        after the other, and positions point into the one that holds.
+        """
+        found: dict[Rope | None, tuple[ir.Value, ...]] = {}
+        for layer in self._decoder.layers:
+            rope = layer.rope
+            if rope is None or rope in found:
+                continue
+            name = "rotary" if not found else f"rotary.{len(found)}"
+            if rope.scaling is None or rope.scaling.kind != "longrope":
+                found[rope] = self._rotary_tables(name, rope)
+                continue
+            original = min(rope.scaling.original_context, self._decoder.context_length)
+            positions = self._positions(input_ids, attention_mask)
+            shape = self._node("Shape", (attention_mask,), f"{name}.total", attributes={"start": 1, "end": 2})
+            limit = self._constant(f"{name}.original", np.array([original]))
+            long = self._node("Greater", (shape, limit), f"{name}.is_long")
+            shift = self._node("Where", (long, limit, self._constant(f"{name}.none", np.array([0]))), f"{name}.shift")
+            shifted = self._node("Add", (positions, shift), f"{name}.positions")
+            found[rope] = (*self._rotary_tables(name, rope), shifted)
+        return found
+
+    def _rotary_tables(self, name: str, rope: Rope) -> tuple[ir.Value, ir.Value]:
+        """Return cos and sin of every position's angles, ``[context, dims / 2]`` float32 from float64.
 
         Small tables are constant nodes that onnxruntime folds when it loads the graph: in a small model
         they would be a tenth of the file. Large ones are stored: only the rows in use are then in memory.
         """
-        decoder = self._decoder
-        frequencies = rotary_frequencies(decoder.head_dim, decoder.rope_theta, decoder.rope_scaling)
-        frequencies = np.pad(frequencies, (0, padded_head_dim(decoder) // 2 - len(frequencies)))
-        angles = np.arange(decoder.context_length, dtype=np.float64)[:, None] * frequencies
-        if angles.size * 4 > _COMPUTED_ROTARY_BYTES:
-            return (
-                self._store("rotary.cos", [np.cos(angles).astype(np.float32)], angles.shape),
-                self._store("rotary.sin", [np.sin(angles).astype(np.float32)], angles.shape),
-            )
+        padding = (0, self._padded_dims(rope.dims) // 2 - rope.dims // 2)
+        frequencies = np.pad(rope.frequencies(), padding)
+        angles = np.arange(self._decoder.context_length, dtype=np.float64)[:, None] * frequencies
+        longrope = rope.scaling is not None and rope.scaling.kind == "longrope"
+        if angles.size * 4 > _COMPUTED_ROTARY_BYTES or longrope:
+            if rope.scaling is not None and longrope:
+                long = np.arange(len(angles))[:, None] * np.pad(rope.frequencies(beyond_original=True), padding)
+                angles = np.concatenate([angles[: rope.scaling.original_context], long])
+            cos, sin = ((function(angles) * rope.attention_factor).astype(np.float32) for function in (np.cos, np.sin))
+            return self._store(f"{name}.cos", [cos], cos.shape), self._store(f"{name}.sin", [sin], sin.shape)
         bounds = [
-            self._constant(f"rotary.{name}", np.array(at))
-            for name, at in (("from", 0), ("to", len(angles)), ("step", 1))
+            self._constant(f"{name}.{bound}", np.array(at))
+            for bound, at in (("from", 0), ("to", len(angles)), ("step", 1))
         ]
-        steps = self._node("Range", bounds, "rotary.positions")
-        column = self._node("Unsqueeze", (steps, self._constant("rotary.axis", np.array([1]))), "rotary.column")
-        positions = self._node("Cast", (column,), "rotary.double", attributes={"to": int(ir.DataType.DOUBLE)})
-        angle = self._node("Mul", (positions, self._constant("rotary.frequencies", frequencies)), "rotary.angles")
+        steps = self._node("Range", bounds, f"{name}.positions")
+        column = self._node("Unsqueeze", (steps, self._constant(f"{name}.axis", np.array([1]))), f"{name}.column")
+        positions = self._node("Cast", (column,), f"{name}.double", attributes={"to": int(ir.DataType.DOUBLE)})
+        angle = self._node("Mul", (positions, self._constant(f"{name}.frequencies", frequencies)), f"{name}.angles")
         to_float = {"to": int(ir.DataType.FLOAT)}
-        cos, sin = (self._node(op, (angle,), f"rotary.{op}") for op in ("Cos", "Sin"))
-        return (
-            self._node("Cast", (cos,), "rotary.cos", attributes=to_float),
-            self._node("Cast", (sin,), "rotary.sin", attributes=to_float),
+        computed = (self._node(op, (angle,), f"{name}.{op}") for op in ("Cos", "Sin"))
+        cos_table, sin_table = (
+            self._node("Cast", (table,), f"{name}.{op}", attributes=to_float)
+            for table, op in zip(computed, ("cos", "sin"), strict=True)
         )
+        return cos_table, sin_table
 
     def _attention(
         self,
@@ -146,7 +187,7 @@ class DecoderGraph:
         caches: Sequence[ir.Value],
         presents: Sequence[ir.Value],
         lengths: tuple[ir.Value, ir.Value],
-        rotary: tuple[ir.Value, ir.Value],
+        rotary: tuple[ir.Value, ...],
     ) -> ir.Value:
         decoder = self._decoder
         qkv = self._projection(f"layers.{index}.qkv", normed, (layer.q, layer.k, layer.v), heads="outputs")
@@ -154,17 +195,19 @@ class DecoderGraph:
         if layer.q_norm is not None and layer.k_norm is not None:
             queries = self._normed_heads(f"layers.{index}", qkv, layer.q_norm, layer.k_norm, layer.norms_all_heads)
         attended = ir.Value(name=f"layers.{index}.attention.output")
+        cap = decoder.scales.attention_softcap
         node = ir.node(
             "GroupQueryAttention",
-            (*queries, *caches, *lengths, *(rotary if layer.rotary else ())),
+            (*queries, *caches, *lengths, *rotary),
             domain=MICROSOFT,
             attributes={
                 "num_heads": decoder.heads,
                 "kv_num_heads": decoder.kv_heads,
                 "scale": decoder.scales.attention or 1.0 / math.sqrt(decoder.head_dim),
-                "do_rotary": int(layer.rotary),
+                "do_rotary": int(layer.rope is not None),
                 "rotary_interleaved": 0,
-                "local_window_size": -1,
+                "local_window_size": -1 if layer.window is None else layer.window,
+                **({} if cap is None else {"softcap": cap}),
             },
             outputs=(attended, *presents),
             name=f"layers.{index}.attention",
@@ -173,7 +216,7 @@ class DecoderGraph:
         return self._projection(f"layers.{index}.o", attended, (layer.o,), heads="inputs")
 
     def _normed_heads(
-        self, name: str, qkv: ir.Value, q_norm: str, k_norm: str, together: bool
+        self, name: str, qkv: ir.Value, q_norm: Norm, k_norm: Norm, together: bool
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Return q and k with each head normed, or all ``together``, and v.
 
@@ -187,10 +230,12 @@ class DecoderGraph:
         sizes = self._constant(f"{name}.split", np.array(counts) * padded)
         self._nodes.append(ir.node("Split", (qkv, sizes), {"axis": -1}, outputs=(q, k, v), name=f"{name}.split_heads"))
 
-        def normed(role: str, part: ir.Value, count: int, norm: str) -> ir.Value:
-            weight = self._pad_heads(self._weights.float32(norm)) * np.float32(math.sqrt(share))
+        def normed(role: str, part: ir.Value, count: int, norm: Norm) -> ir.Value:
+            weight = self._pad_heads(norm_weight(self._weights, norm, decoder.norm_offset)) * np.float32(
+                math.sqrt(share)
+            )
             stored = self._store(f"{name}.{role}_norm.weight", [weight], weight.shape)
-            attributes = {"epsilon": decoder.rms_norm_eps * share, "axis": -1, "stash_type": 1}
+            attributes = {"epsilon": decoder.norm_eps * share, "axis": -1, "stash_type": 1}
             if together:
                 inputs = (part, stored)
                 return self._node("SimplifiedLayerNormalization", inputs, f"{name}.{role}_norm", attributes=attributes)
@@ -204,40 +249,48 @@ class DecoderGraph:
 
     def _mlp(self, index: int, layer: Layer, normed: ir.Value) -> ir.Value:
         name = f"layers.{index}"
+        if layer.gate is None:
+            up = self._projection(f"{name}.up", normed, (layer.up,))
+            return self._projection(f"{name}.down", self._activated(name, up), (layer.down,))
         gate = self._projection(f"{name}.gate", normed, (layer.gate,))
         up = self._projection(f"{name}.up", normed, (layer.up,))
-        # QuickGelu with alpha 1 is SiLU in one kernel.
-        activated = self._node("QuickGelu", (gate,), f"{name}.silu", domain=MICROSOFT, attributes={"alpha": 1.0})
-        product = self._node("Mul", (activated, up), f"{name}.gated")
+        product = self._node("Mul", (self._activated(name, gate), up), f"{name}.gated")
         return self._projection(f"{name}.down", product, (layer.down,))
 
-    def _normed(self, name: str, source: ir.Value, weight: str | None) -> ir.Value:
-        if weight is None:
-            return source
-        attributes = {"epsilon": self._decoder.rms_norm_eps, "axis": -1, "stash_type": 1}
-        inputs = (source, self._add(f"{name}.weight", weight))
-        return self._node("SimplifiedLayerNormalization", inputs, name, attributes=attributes)
+    def _activated(self, name: str, source: ir.Value) -> ir.Value:
+        if self._decoder.activation == "gelu_tanh":
+            return self._node("Gelu", (source,), f"{name}.gelu", attributes={"approximate": "tanh"})
+        # QuickGelu with alpha 1 is SiLU in one kernel.
+        return self._node("QuickGelu", (source,), f"{name}.silu", domain=MICROSOFT, attributes={"alpha": 1.0})
 
-    def _scaled(self, name: str, source: ir.Value, factor: float) -> ir.Value:
-        if factor == 1.0:
+    def _normed(self, name: str, source: ir.Value, norm: Norm | None) -> ir.Value:
+        if norm is None:
             return source
-        return self._node(
-            "Mul", (source, self._constant(f"{name}.factor", np.array(factor, np.float32))), f"{name}.scaled"
-        )
+        attributes = {"epsilon": self._decoder.norm_eps, "axis": -1, "stash_type": 1}
+        op = "SimplifiedLayerNormalization" if self._decoder.norm == "rms" else "LayerNormalization"
+        return self._node(op, (source, *self._norm_values(name, norm)), name, attributes=attributes)
+
+    def _norm_values(self, name: str, norm: Norm) -> list[ir.Value]:
+        weight = norm_weight(self._weights, norm, self._decoder.norm_offset)
+        values = [self._store(f"{name}.weight", [weight], weight.shape)]
+        if norm.bias is not None:
+            values.append(self._add(f"{name}.bias", norm.bias))
+        return values
 
     def _add_and_norm(
-        self, name: str, skip: ir.Value, branch: ir.Value, weight: str | None
+        self, name: str, skip: ir.Value, branch: ir.Value, norm: Norm | None
     ) -> tuple[ir.Value, ir.Value]:
-        """Return (norm(skip + branch), skip + branch); without a weight there is no norm."""
-        if weight is None:
+        """Return (norm(skip + branch), skip + branch); without a norm both are the sum."""
+        if norm is None:
             added = self._node("Add", (skip, branch), name)
             return added, added
         normed, total = ir.Value(name=f"{name}.output"), ir.Value(name=f"{name}.residual")
+        rms = self._decoder.norm == "rms"
         node = ir.node(
-            "SkipSimplifiedLayerNormalization",
-            (skip, branch, self._add(f"{name}.weight", weight)),
+            "SkipSimplifiedLayerNormalization" if rms else "SkipLayerNormalization",
+            (skip, branch, *self._norm_values(name, norm)),
             domain=MICROSOFT,
-            attributes={"epsilon": self._decoder.rms_norm_eps},
+            attributes={"epsilon": self._decoder.norm_eps},
             outputs=(normed, ir.Value(name=""), ir.Value(name=""), total),
             name=name,
         )
@@ -245,20 +298,26 @@ class DecoderGraph:
         return normed, total
 
     def _head(self, normed: ir.Value, embedding: ir.Value, logits: ir.Value) -> None:
+        cap = self._decoder.scales.logits_softcap
+        raw = logits if cap is None else ir.Value(name="head.output")
         if self._decoder.head is None:
             node = ir.node(
                 "FusedMatMul",
                 (normed, embedding),
                 domain=MICROSOFT,
                 attributes={"transB": 1},
-                outputs=(logits,),
+                outputs=(raw,),
                 name="head",
             )
         else:
             head = Linear(self._decoder.head, None, self._decoder.vocab_size, self._decoder.hidden_size)
             weight = self._add_transposed("head.weight", (head,))
-            node = ir.node("MatMul", (normed, weight), outputs=(logits,), name="head")
+            node = ir.node("MatMul", (normed, weight), outputs=(raw,), name="head")
         self._nodes.append(node)
+        if cap is not None:
+            bounded = self._node("Tanh", (self._scaled("head", raw, 1.0 / cap),), "head.tanh")
+            factor = self._constant("head.cap", np.array(cap, np.float32))
+            self._nodes.append(ir.node("Mul", (bounded, factor), outputs=(logits,), name="head.capped"))
 
     def _projection(self, name: str, source: ir.Value, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
         """Return source times the packed weights of ``linears`` side by side, plus their biases where any.
@@ -267,33 +326,28 @@ class DecoderGraph:
         """
         weight = self._add_transposed(f"{name}.weight", linears, heads)
         product = self._node("MatMul", (source, weight), f"{name}.matmul")
-        if all(linear.bias is None for linear in linears):
+        found = [bias(self._weights, linear) for linear in linears]
+        if all(part is None for part in found):
             return product
         parts = [
-            np.zeros(linear.outputs, np.float32) if linear.bias is None else self._weights.float32(linear.bias)
-            for linear in linears
+            np.zeros(linear.outputs, np.float32) if part is None else part
+            for linear, part in zip(linears, found, strict=True)
         ]
         if heads == "outputs":
             parts = [self._pad_heads(part) for part in parts]
-        bias = self._store(f"{name}.bias", parts, (sum(len(part) for part in parts),))
-        return self._node("Add", (product, bias), f"{name}.add")
-
-    def _add(self, name: str, tensor: str) -> ir.Value:
-        shape = self._weights.info(tensor).shape
-        step = max(1, _PIECE_BYTES // (4 * math.prod(shape[1:])))
-        pieces = (self._weights.rows(tensor, start, start + step) for start in range(0, shape[0], step))
-        return self._store(name, pieces, shape)
+        stored = self._store(f"{name}.bias", parts, (sum(len(part) for part in parts),))
+        return self._node("Add", (product, stored), f"{name}.add")
 
     def _add_transposed(self, name: str, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
         """Store ``[inputs, outputs of all]``, in blocks of input rows so that memory stays bounded."""
         inputs, outputs = linears[0].inputs, sum(linear.outputs for linear in linears)
         head_dim, padded = self._decoder.head_dim, padded_head_dim(self._decoder)
         # A block is whole heads, so that it can be padded by itself.
-        step = max(1, _PIECE_BYTES // (4 * outputs * head_dim)) * head_dim
+        step = max(1, PIECE_BYTES // (4 * outputs * head_dim)) * head_dim
 
         def pieces() -> Iterator[NDArray[np.float32]]:
             for start in range(0, inputs, step):
-                blocks = [self._weights.columns(linear.weight, start, start + step).T for linear in linears]
+                blocks = [weight_columns(self._weights, linear, start, start + step).T for linear in linears]
                 if heads == "outputs":
                     blocks = [self._pad_heads(block) for block in blocks]
                 if heads == "inputs":
@@ -308,77 +362,31 @@ class DecoderGraph:
         return self._store(name, pieces(), shape)
 
     def _pad_heads(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Append zeros to both halves of every head of the last axis (rotary pairs lie half a head apart)."""
-        half = self._decoder.head_dim // 2
-        padding = padded_head_dim(self._decoder) // 2 - half
-        if padding == 0:
+        """Append zeros to every head of the last axis: to both halves of what is rotated, and to the rest."""
+        decoder = self._decoder
+        padded = padded_head_dim(decoder)
+        if padded == decoder.head_dim:
             return array
-        split = array.reshape(*array.shape[:-1], -1, half)
-        padded = np.pad(split, [(0, 0)] * (split.ndim - 1) + [(0, padding)])
-        return padded.reshape(*array.shape[:-1], -1)
+        dims = decoder.rope.dims if decoder.rope is not None else 0
+        rotated = self._padded_dims(dims)
+        heads = array.reshape(*array.shape[:-1], -1, decoder.head_dim)
+        result = np.zeros((*heads.shape[:-1], padded), np.float32)
+        half = dims // 2
+        result[..., :half] = heads[..., :half]
+        result[..., rotated // 2 : rotated // 2 + half] = heads[..., half:dims]
+        result[..., rotated : rotated + decoder.head_dim - dims] = heads[..., dims:]
+        return result.reshape(*array.shape[:-1], -1)
 
-    def _store(self, name: str, pieces: Iterable[NDArray[np.float32]], shape: Sequence[int]) -> ir.Value:
-        extent = self._file.add(pieces)
-        tensor = ir.ExternalTensor(
-            self._file.path.name,
-            extent.offset,
-            extent.length,
-            ir.DataType.FLOAT,
-            shape=ir.Shape(shape),
-            name=name,
-            base_dir=self._file.path.parent,
-        )
-        return self._initializer(name, tensor)
-
-    def _constant(self, name: str, array: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.float32]) -> ir.Value:
-        return self._initializer(name, ir.tensor(array, name=name))
-
-    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-        )
-        self._initializers.append(value)
-        return value
-
-    def _node(
-        self,
-        op: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        *,
-        domain: str = "",
-        attributes: Mapping[str, int | float] | None = None,
-    ) -> ir.Value:
-        output = ir.Value(name=f"{name}.output")
-        self._nodes.append(ir.node(op, inputs, attributes, domain=domain, outputs=(output,), name=name))
-        return output
+    @staticmethod
+    def _padded_dims(dims: int) -> int:
+        return -(-dims // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
 
 
 def padded_head_dim(decoder: Decoder) -> int:
-    """Return the head size in the graph: GroupQueryAttention with rotary takes multiples of 16 only.
+    """Return the head size in the graph: GroupQueryAttention rotates multiples of 16 of multiples of 16 only.
 
     Zeros in every head of q, k and v, and zero rows in o, leave the result what it was.
     """
-    return -(-decoder.head_dim // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
-
-
-def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> NDArray[np.float64]:
-    """Return the angle per position of each rotary pair, radians, ``[head_dim / 2]`` float64.
-
-    RoFormer (Su et al., 2021), eq. 15; linear scaling (Chen et al., 2023, position interpolation);
-    llama3 scaling by wavelength as published with Llama 3.1.
-    """
-    frequencies: NDArray[np.float64] = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    turns = scaling.original_context * frequencies / (2 * math.pi)
-    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = np.clip(smooth, 0.0, 1.0)
-    blended: NDArray[np.float64] = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-    return blended
-
-
-def _value(name: str, dtype: ir.DataType, shape: Sequence[str | int]) -> ir.Value:
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+    dims = decoder.rope.dims if decoder.rope is not None else 0
+    padding = -dims % HEAD_DIM_MULTIPLE
+    return -(-(decoder.head_dim + padding) // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE

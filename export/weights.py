@@ -74,9 +74,11 @@ class Weights:
             return (array.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(array, dtype=np.float32)
 
-    def columns(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Return columns ``start:stop`` (second axis) of a matrix as float32."""
-        array = self.stored(name)[:, start:stop]
+    def columns(
+        self, name: str, start: int = 0, stop: int | None = None, *, rows: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Return columns ``start:stop`` (second axis) of a matrix, or of some of its rows, as float32."""
+        array = self.stored(name)[rows, start:stop]
         if self.info(name).dtype == "BF16":
             return (array.astype(np.uint32) << 16).view(np.float32)
         return np.ascontiguousarray(array, dtype=np.float32)

@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     ``name`` is ``torch``, ``onnxruntime`` or ``llama.cpp``; ``context_length`` is the most tokens the
     sequence may hold; ``position`` how many it holds now; ``weights_bytes`` the bytes of the weights as
-    loaded (null when the engine can't say).
+    loaded (null when the engine can't say). ``float32`` says that a float32 file is computed in float32 throughout.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Engine(Protocol):
     context_length: int
     threads: int
     weights_bytes: int | None
+    float32: bool
 
     @property
     def position(self) -> int:

@@ -69,6 +69,10 @@ def make_checkpoint(
         "olmo2": (transformers.Olmo2Config, transformers.Olmo2ForCausalLM),
         "granite": (transformers.GraniteConfig, transformers.GraniteForCausalLM),
         "smollm3": (transformers.SmolLM3Config, transformers.SmolLM3ForCausalLM),
+        "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM),
+        "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
+        "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
+        "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
     }[architecture]
     config = kind[0](
         vocab_size=len(fast),
@@ -134,3 +138,41 @@ def tiny_smollm3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_olmo2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer OLMo 2."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny-olmo2"), architecture="olmo2", tied=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Phi-3: LongRoPE from token 64 on, over three quarters of each head."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "short_factor": [1.0 + index / 10 for index in range(6)],
+        "long_factor": [1.5 + 2 * index for index in range(6)],
+        "original_max_position_embeddings": 64,
+    }
+    folder = tmp_path_factory.mktemp("tiny-phi3")
+    return make_checkpoint(folder, architecture="phi3", tied=False, rope_parameters=rope)
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random three-layer Gemma 2, its window of 32 in the first and the third layer."""
+    folder = tmp_path_factory.mktemp("tiny-gemma2")
+    sizes = {"num_hidden_layers": 3, "head_dim": 32, "query_pre_attn_scalar": 32}
+    return make_checkpoint(folder, architecture="gemma2", sliding_window=32, attn_logit_softcapping=5.0, **sizes)
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random seven-layer Gemma 3, its window of 32 in all layers but the sixth."""
+    folder = tmp_path_factory.mktemp("tiny-gemma3")
+    sizes = {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32}
+    return make_checkpoint(folder, architecture="gemma3", sliding_window=32, **sizes)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer GPT-2."""
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    return make_checkpoint(folder, architecture="gpt2", n_embd=64, n_head=4, n_layer=2, n_positions=256)

@@ -5,90 +5,121 @@ An architecture file (``llama.py``, ``qwen2.py`` ...) turns a config.json into a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from edgestill.artifact import Checkpoint
 from edgestill.errors import CheckpointError, UnsupportedError
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.rope import Rope
 from edgestill.export.weights import Weights
 
 
 @dataclass(frozen=True)
-class RopeScaling:
-    """Rotary scaling: ``linear`` (positions divided by factor) or ``llama3`` (by wavelength).
+class Norm:
+    """A norm's tensors, one weight for each of ``size`` channels; layer norms have a bias, RMS norms none."""
 
-    llama3: Llama 3.1's rule over ``low_freq_factor``, ``high_freq_factor`` and ``original_context``.
-    """
-
-    kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
+    weight: str
+    size: int
+    bias: str | None = None
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A projection ``y = x @ weight.T + bias``: tensor names; weight is ``[outputs, inputs]``."""
+    """A projection ``y = x @ weight.T + bias``, weight ``[outputs, inputs]``, bias ``[outputs]``: tensor names.
+
+    ``start`` is its first output in a tensor that holds several projections one after the other. With
+    ``transposed`` the checkpoint stores ``[inputs, outputs]`` (GPT-2's Conv1D).
+    """
 
     weight: str
     bias: str | None
     outputs: int
     inputs: int
+    start: int = 0
+    transposed: bool = False
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One block: attention, then a gated MLP. Norms are RMS norms, None where there is none.
+    """One block: attention, then an MLP, gated where ``gate`` isn't None. A norm that isn't there is None.
 
     ``attention_norm`` and ``mlp_norm`` are of a branch's input, the ``post`` norms of what it adds, [hidden].
     ``q_norm`` and ``k_norm`` come before the rotary embedding: of each head, [head_dim], or, with
-    ``norms_all_heads``, of all together, [heads * head_dim]. Without ``rotary`` the layer has no such embedding.
+    ``norms_all_heads``, of all together, [heads * head_dim]. With a ``window`` a token sees itself and the
+    ``window`` - 1 before it.
     """
 
-    attention_norm: str | None
+    attention_norm: Norm | None
     q: Linear
     k: Linear
     v: Linear
     o: Linear
-    mlp_norm: str | None
-    gate: Linear
+    mlp_norm: Norm | None
+    gate: Linear | None
     up: Linear
     down: Linear
-    attention_post_norm: str | None = None
-    mlp_post_norm: str | None = None
-    q_norm: str | None = None
-    k_norm: str | None = None
+    rope: Rope | None
+    attention_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
     norms_all_heads: bool = False
-    rotary: bool = True
+    window: int | None = None
 
     def linears(self) -> Iterator[tuple[str, Linear]]:
-        """Yield (role, projection) in order of use."""
+        """Yield (role, projection) in order of use; what one tensor holds together comes as one, of the first role."""
+        rest = {"q": ("qkv", (self.q, self.k, self.v)), "gate": ("gate_up", (self.gate, self.up))}
         for role in ("q", "k", "v", "o", "gate", "up", "down"):
-            yield role, getattr(self, role)
+            linear = getattr(self, role)
+            if linear is None or linear.start:
+                continue
+            fused, parts = rest.get(role, (role, ()))
+            together = [part for part in parts if part is not None and part.weight == linear.weight]
+            if len(together) > 1:
+                yield fused, replace(linear, outputs=sum(part.outputs for part in together))
+            else:
+                yield role, linear
+
+    def norms(self) -> Iterator[Norm]:
+        """Yield every norm that is there."""
+        for norm in (self.attention_norm, self.q_norm, self.k_norm, self.attention_post_norm):
+            if norm is not None:
+                yield norm
+        for norm in (self.mlp_norm, self.mlp_post_norm):
+            if norm is not None:
+                yield norm
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Constant factors (Granite): of the embedding, of what each branch adds, of q k before softmax, of logits.
+    """Constant factors: of the embedding, of what each branch adds, of q k before softmax, of logits.
 
-    ``attention`` None is 1 / sqrt(head_dim); logits are divided by ``logits``.
+    ``attention`` None is 1 / sqrt(head_dim); logits are divided by ``logits``. A softcap c makes c tanh(x / c)
+    of attention scores or logits x.
     """
 
     embedding: float = 1.0
     residual: float = 1.0
     attention: float | None = None
     logits: float = 1.0
+    attention_softcap: float | None = None
+    logits_softcap: float | None = None
 
 
 @dataclass(frozen=True)
 class Decoder:
     """Sizes, constants and tensor names of one model.
 
-    ``head`` is None when the output projection is the embedding (tied). Rotary embedding is the
-    half-split form of transformers (``rotate_half``) over the whole head; ``gguf_permutes_qk`` says
-    that the GGUF architecture expects the interleaved form, with rows of q and k permuted.
+    ``head`` is None when the output projection is the embedding (tied). Norms divide by the root mean square
+    (``rms``) or also subtract the mean (``layer``), and multiply by their weight + ``norm_offset``.
+    ``positions`` is a learned embedding of positions, ``[context_length, hidden_size]``. Rotary embedding is the
+    half-split form of transformers (``rotate_half``); ``gguf_permutes_qk`` says that the GGUF architecture
+    expects the interleaved form, with rows of q and k permuted. ``gguf_keys`` are the metadata that only this
+    GGUF architecture has, ``gguf_notes`` say where llama.cpp computes something else than the checkpoint does;
+    with a ``gguf_refusal`` it can't be written as GGUF.
     """
 
     architecture: str
@@ -101,110 +132,42 @@ class Decoder:
     kv_heads: int
     head_dim: int
     context_length: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: RopeScaling | None
+    norm_eps: float
+    rope: Rope | None
     embedding: str
-    final_norm: str
+    final_norm: Norm
     head: str | None
     layers: tuple[Layer, ...]
     scales: Scales = Scales()
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    positions: str | None = None
+    gguf_keys: tuple[tuple[str, int | float], ...] = ()
+    gguf_notes: tuple[str, ...] = ()
+    gguf_refusal: str | None = None
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the (name, shape) of every tensor that must be in the checkpoint."""
         yield self.embedding, (self.vocab_size, self.hidden_size)
+        if self.positions is not None:
+            yield self.positions, (self.context_length, self.hidden_size)
+        for norm in (self.final_norm, *(norm for layer in self.layers for norm in layer.norms())):
+            yield norm.weight, (norm.size,)
+            if norm.bias is not None:
+                yield norm.bias, (norm.size,)
         for layer in self.layers:
-            q_size, k_size = (layer.q.outputs, layer.k.outputs) if layer.norms_all_heads else (self.head_dim,) * 2
-            norms = [(norm, self.hidden_size) for norm in (layer.attention_norm, layer.attention_post_norm)]
-            norms += [(norm, self.hidden_size) for norm in (layer.mlp_norm, layer.mlp_post_norm)]
-            for norm, size in (*norms, (layer.q_norm, q_size), (layer.k_norm, k_size)):
-                if norm is not None:
-                    yield norm, (size,)
             for _, linear in layer.linears():
-                yield linear.weight, (linear.outputs, linear.inputs)
+                shape = (linear.outputs, linear.inputs)
+                yield linear.weight, shape[::-1] if linear.transposed else shape
                 if linear.bias is not None:
                     yield linear.bias, (linear.outputs,)
-        yield self.final_norm, (self.hidden_size,)
         if self.head is not None:
             yield self.head, (self.vocab_size, self.hidden_size)
 
     def parameters(self) -> int:
         """Number of weights, tied ones counted once."""
-        total = 0
-        for _, shape in self.tensors():
-            size = 1
-            for extent in shape:
-                size *= extent
-            total += size
-        return total
-
-
-class Config:
-    """Typed access to a parsed config.json; every miss is a CheckpointError naming the key."""
-
-    def __init__(self, values: dict[str, object], where: str) -> None:
-        self._values = values
-        self._where = where
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        """Return a positive integer (``default`` when the key is absent or null)."""
-        value = self._values.get(key)
-        if value is None and default is not None:
-            return default
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise CheckpointError(f"{self._where}: {key} must be a positive integer, found {value!r}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """Return a positive finite number (``default`` when the key is absent or null)."""
-        value = self._values.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{self._where}: {key} must be a positive number, found {value!r}")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Return a boolean (``default`` when the key is absent or null)."""
-        value = self._values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            raise CheckpointError(f"{self._where}: {key} must be true or false, found {value!r}")
-        return value
-
-    def require(self, key: str, allowed: tuple[object, ...], default: object) -> None:
-        """Refuse (UnsupportedError) a value that the architecture's description doesn't cover."""
-        value = self._values.get(key, default)
-        if value not in allowed:
-            shown = ", ".join(repr(item) for item in allowed)
-            raise UnsupportedError(f"{self._where}: {key} {value!r} is not supported (only {shown})")
-
-    def refuse(self, reason: str) -> NoReturn:
-        """Raise UnsupportedError that names the file."""
-        raise UnsupportedError(f"{self._where}: {reason}")
-
-    def rope(self) -> tuple[float, RopeScaling | None]:
-        """Return (theta, scaling) from ``rope_parameters`` (transformers 5) or ``rope_theta`` + ``rope_scaling``."""
-        parameters = self._values.get("rope_parameters") or self._values.get("rope_scaling") or {}
-        if not isinstance(parameters, dict):
-            raise CheckpointError(f"{self._where}: rope_parameters must be an object, found {parameters!r}")
-        inner = Config(parameters, f"{self._where}: rope_parameters")
-        theta = inner.number("rope_theta", self.number("rope_theta", 10000.0))
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind == "default":
-            return theta, None
-        if kind == "linear":
-            return theta, RopeScaling("linear", inner.number("factor"))
-        if kind == "llama3":
-            return theta, RopeScaling(
-                "llama3",
-                inner.number("factor"),
-                inner.number("low_freq_factor"),
-                inner.number("high_freq_factor"),
-                inner.integer("original_max_position_embeddings"),
-            )
-        raise UnsupportedError(f"{self._where}: rotary scaling {kind!r} is not supported (only linear, llama3)")
+        return sum(math.prod(shape) for _, shape in self.tensors())
 
 
 Describe = Callable[[Config, Weights], Decoder]

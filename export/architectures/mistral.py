@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgestill.export.architectures.decoder import Config, Decoder, register
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.decoder import Decoder, register
 from edgestill.export.architectures.llama import describe_llama_like
 from edgestill.export.weights import Weights
 
@@ -27,7 +28,4 @@ def describe_mistral(config: Config, weights: Weights) -> Decoder:
         architecture="MistralForCausalLM",
         gguf_architecture="llama",
         gguf_permutes_qk=True,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edgestill.export.architectures.decoder import Config, Decoder, register
-from edgestill.export.architectures.llama import describe_llama_like
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.decoder import Decoder, register
+from edgestill.export.architectures.llama import PostNorms, describe_llama_like
 from edgestill.export.weights import Weights
 
 
@@ -17,10 +18,7 @@ def describe_olmo2(config: Config, weights: Weights) -> Decoder:
         weights,
         architecture="Olmo2ForCausalLM",
         gguf_architecture="olmo2",
-        gguf_permutes_qk=False,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
         qk_norm="all",
-        post_norms=True,
+        post_norms=PostNorms("post_attention_layernorm", "post_feedforward_layernorm", None),
+        input_norms=False,
     )

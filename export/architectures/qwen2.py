@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgestill.export.architectures.decoder import Config, Decoder, register
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.decoder import Decoder, register
 from edgestill.export.architectures.llama import describe_llama_like
 from edgestill.export.weights import Weights
 
@@ -16,8 +17,5 @@ def describe_qwen2(config: Config, weights: Weights) -> Decoder:
         weights,
         architecture="Qwen2ForCausalLM",
         gguf_architecture="qwen2",
-        gguf_permutes_qk=False,
         qkv_bias=True,
-        o_bias=False,
-        mlp_bias=False,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgestill.export.architectures.decoder import Config, Decoder, register
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.decoder import Decoder, register
 from edgestill.export.architectures.llama import describe_llama_like
 from edgestill.export.weights import Weights
 
@@ -17,9 +18,5 @@ def describe_qwen3(config: Config, weights: Weights) -> Decoder:
         weights,
         architecture="Qwen3ForCausalLM",
         gguf_architecture="qwen3",
-        gguf_permutes_qk=False,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
         qk_norm="each",
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgestill.export.architectures.decoder import Config, Decoder, register
+from edgestill.export.architectures.config import Config
+from edgestill.export.architectures.decoder import Decoder, register
 from edgestill.export.architectures.llama import describe_llama_like
+from edgestill.export.architectures.rope import read_rope
 from edgestill.export.weights import Weights
 
 _INTERVAL: Final = 4  # llama.cpp's is fixed
@@ -24,14 +26,13 @@ def describe_smollm3(config: Config, weights: Weights) -> Decoder:
     config.require("use_sliding_window", (False, None), False)
     config.require("attention_bias", (False, None), False)
     config.require("mlp_bias", (False, None), False)
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    everywhere = read_rope(config, config.integer("head_dim", max(hidden // heads, 1)))
     return describe_llama_like(
         config,
         weights,
         architecture="SmolLM3ForCausalLM",
         gguf_architecture="smollm3",
         gguf_permutes_qk=True,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
-        rotary=rotary,
+        rope=lambda layer: everywhere if rotary(layer) else None,
     )

@@ -80,6 +80,10 @@ def open_llama_cpp(source: ModelSource, threads: int, context_length: int | None
     return LlamaCppEngine(source.path, threads=threads, context_length=context_length)
 
 
+_GELU_ARCHITECTURES: Final = frozenset({"gemma", "gemma2", "gemma3", "gpt2"})
+"""Architectures with a GELU: ggml's CPU kernel looks it up in a table of float16."""
+
+
 class LlamaCppEngine:
     """A GGUF model with one sequence; see :class:`edgestill.runtime.engine.Engine`.
 
@@ -109,6 +113,7 @@ class LlamaCppEngine:
         self.vocab_pointer: Any = llama.llama_model_get_vocab(self.model_pointer)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab_pointer)
         self.weights_bytes: int | None = llama.llama_model_size(self.model_pointer)
+        self.float32 = self._metadata("general.architecture") not in _GELU_ARCHITECTURES
         trained: int = llama.llama_model_n_ctx_train(self.model_pointer)
         self.context_length = min(trained or DEFAULT_CONTEXT, context_length or DEFAULT_CONTEXT)
         # The output buffer and the graph reserved for it grow with vocabulary x outputs: 300 MB for a
@@ -128,6 +133,11 @@ class LlamaCppEngine:
         self._unwanted = (ctypes.c_int8 * _MAX_UBATCH)()
         self._address = 0
         self._view: Logits = np.empty(0, np.float32)
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        length = self._llama.llama_model_meta_val_str(self.model_pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if length >= 0 else ""
 
     def _open_context(self, threads: int) -> None:
         llama = self._llama

@@ -53,6 +53,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    float32 = True
 
     def __init__(self, path: Path, *, threads: int, context_length: int) -> None:
         self._runtime = runtime = require("onnxruntime", engine="onnxruntime", extra="onnx")

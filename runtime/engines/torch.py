@@ -57,6 +57,7 @@ class TorchEngine:
     """A transformers model with a DynamicCache; see :class:`edgestill.runtime.engine.Engine`."""
 
     name = "torch"
+    float32 = True
 
     def __init__(self, model: Any, threads: int, context_length: int) -> None:
         import torch

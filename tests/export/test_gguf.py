@@ -15,17 +15,26 @@ from edgestill.artifact import Artifact, Checkpoint  # noqa: E402
 from edgestill.errors import CheckpointError, UnsupportedError  # noqa: E402
 from edgestill.export import export_checkpoint  # noqa: E402
 from edgestill.export.architectures import RopeScaling  # noqa: E402
-from edgestill.export.gguf import export_gguf, llama3_rope_factors  # noqa: E402
+from edgestill.export.gguf import export_gguf  # noqa: E402
+from edgestill.export.gguf_tensors import llama3_rope_factors  # noqa: E402
 from edgestill.runtime.engines.llama_cpp import LlamaCppEngine  # noqa: E402
 
 IDS = [5, 17, 300, 42, 9, 260, 261, 31, 77, 128, 301, 14]
 
 
-def _torch_logits(path: Path, ids: list[int]) -> Any:
+def _torch_logits(path: Path, ids: list[int], activation: Any = None) -> Any:
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    if activation is not None:
+        for module in model.modules():
+            for name in ("act", "act_fn"):
+                if name in module._modules:
+                    module._modules[name] = torch.nn.Module()
+                    module._modules[name].forward = activation
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].numpy()
 
@@ -82,11 +91,36 @@ def test_a_qwen3_computes_torch_s_logits(tiny_qwen3: Path, tmp_path: Path) -> No
         export_gguf(Checkpoint.open(_edited(tiny_qwen3, tmp_path / "biased", attention_bias=True)), "f32", tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3", "tiny_olmo2"])
+@pytest.mark.parametrize(
+    "kind",
+    ["tiny_mistral", "tiny_granite", "tiny_smollm3", "tiny_olmo2", "tiny_phi3"],
+)
 def test_others_in_llamas_shape_compute_torch_s_logits(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     _assert_same_logits(request.getfixturevalue(kind), tmp_path, (IDS * 15)[:150])
+
+
+def _ggml_gelu(values: Any) -> Any:
+    """GELU as ggml's CPU backend computes it: by a table from float16 to float16 between -10 and 10."""
+    import torch
+
+    looked_up = torch.nn.functional.gelu(values.half().float(), approximate="tanh").half().float()
+    return torch.where(values <= -10, 0.0, torch.where(values >= 10, values, looked_up))
+
+
+@pytest.mark.parametrize("kind", ["tiny_gemma2", "tiny_gemma3", "tiny_gpt2"])
+def test_models_with_a_gelu_compute_torch_s_logits_but_for_ggml_s_table(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    checkpoint, ids = request.getfixturevalue(kind), (IDS * 15)[:150]
+    artifact = export_checkpoint(Checkpoint.open(checkpoint), "gguf", "f32", tmp_path)
+    found = _gguf_logits(artifact.model_path, ids)
+    assert np.abs(_torch_logits(checkpoint, ids) - found).max() <= 1e-2
+    expected = _torch_logits(checkpoint, ids, _ggml_gelu)
+    # An input on the border between two float16 is rounded either way.
+    assert np.quantile(np.abs(expected - found), 0.99) <= 1e-3
+    assert np.abs(expected - found).max() <= 2e-3
 
 
 def test_another_layout_of_smollm3_is_refused(tiny_smollm3: Path, tmp_path: Path) -> None:
@@ -187,7 +221,7 @@ def test_chunks_smaller_than_a_tensor_give_the_same_bytes(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "a")
-    monkeypatch.setattr("edgestill.export.gguf._CHUNK_BYTES", 700)
+    monkeypatch.setattr("edgestill.export.gguf_tensors._CHUNK_BYTES", 700)
     chunked = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "b")
     assert whole.sha256 == chunked.sha256
 

@@ -14,9 +14,8 @@ import transformers
 
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import CheckpointError, UnsupportedError
-from edgestill.export.architectures import RopeScaling
+from edgestill.export.architectures import Rope, RopeScaling
 from edgestill.export.onnx import export_onnx
-from edgestill.export.onnx_graph import rotary_frequencies
 from edgestill.runtime.engine import Engine
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import locate_model
@@ -80,7 +79,19 @@ def test_norms_over_all_heads_are_right_where_heads_are_padded(tmp_path: Path) -
     assert largest_difference(folder, tmp_path) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["tiny_mistral", "tiny_granite", "tiny_smollm3", "tiny_olmo2"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tiny_mistral",
+        "tiny_granite",
+        "tiny_smollm3",
+        "tiny_olmo2",
+        "tiny_phi3",
+        "tiny_gemma2",
+        "tiny_gemma3",
+        "tiny_gpt2",
+    ],
+)
 def test_logits_equal_torch_for_others_in_llamas_shape(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -195,5 +206,5 @@ def test_rotary_frequencies_equal_those_of_transformers() -> None:
         hidden_size=2048, num_attention_heads=32, max_position_embeddings=131072, rope_parameters=parameters
     )
     expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    found = rotary_frequencies(64, 500000.0, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192))
+    found = Rope(500000.0, 64, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)).frequencies()
     np.testing.assert_allclose(found, expected.double().numpy(), rtol=1e-6)

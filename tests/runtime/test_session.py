@@ -31,6 +31,7 @@ class SpellingEngine:
     vocab_size = 256
     threads = 1
     weights_bytes = None
+    float32 = True
 
     def __init__(self, text: str, context_length: int = 200) -> None:
         self.data = text.encode() + b"\0"
