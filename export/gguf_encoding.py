@@ -67,7 +67,8 @@ def _bf16(values: Floats) -> NDArray[Any]:
 
 def _q8_0(values: Floats) -> NDArray[Any]:
     blocks = values.reshape(-1, Q8_0_BLOCK)
-    peaks = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+    # abs: the maximum of 0 and -0 may be -0.
+    peaks = np.abs(np.maximum(blocks.max(axis=1), -blocks.min(axis=1)))
     if not np.isfinite(peaks).all():
         raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
     scales = peaks / np.float32(127)

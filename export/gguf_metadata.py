@@ -62,7 +62,7 @@ def _add_general(
     """Add ``general.*``: the license, base models, tags and so on of the model card's front matter."""
     import gguf
 
-    label = _size_label(decoder.parameters())
+    label: str = gguf.size_label(decoder.parameters(), 0, 0, 0)
     parameters = {key: value for key, value in checkpoint.config().items() if key == "_name_or_path"}
     if not isinstance(parameters.get("_name_or_path"), str):
         parameters = {}
@@ -93,10 +93,3 @@ def _model_card(folder: Path) -> dict[str, object]:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-
-
-def _size_label(parameters: int) -> str:
-    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g}{name}"
-    return str(parameters)

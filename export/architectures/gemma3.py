@@ -36,9 +36,7 @@ def describe_gemma3(config: Config, weights: Weights) -> Decoder:
         local = Rope(config.number("rope_local_base_freq", _LOCAL_THETA), head_dim)
     if local.scaling is not None:
         refusal = "llama.cpp's gemma3 has no scaling in layers with a window"
-    keys: list[tuple[str, int | float]] = [("attention.sliding_window", window)]
-    if local.theta != _LOCAL_THETA:
-        keys.append(("rope.freq_base_swa", local.theta))
+    keys: list[tuple[str, int | float]] = [("attention.sliding_window", window), ("rope.freq_base_swa", local.theta)]
     if softcap is not None:
         keys.append(("final_logit_softcapping", softcap))
     return describe_llama_like(

@@ -250,3 +250,51 @@ def test_a_weight_that_is_not_a_number_is_refused(tiny_checkpoint: Path, tmp_pat
 def test_an_unknown_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="q4_0"):
         export_gguf(Checkpoint.open(tiny_checkpoint), "q4_0", tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "q8_0"])
+def test_other_precisions_load_and_stay_near(precision: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", precision, tmp_path)
+    assert np.abs(_torch_logits(tiny_checkpoint, IDS) - _gguf_logits(artifact.model_path, IDS)).max() < 0.2
+    kinds = {t.name: t.tensor_type.name for t in gguf.GGUFReader(artifact.model_path).tensors}
+    assert kinds["blk.0.attn_q.weight"] == precision.upper()
+    assert kinds["output_norm.weight"] == "F32"
+
+
+def test_openai_s_own_names_of_gpt2_are_read(tiny_gpt2: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    plain = _edited(tiny_gpt2, tmp_path / "plain")
+    tensors = load_file(plain / "model.safetensors")
+    save_file(
+        {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}, plain / "model.safetensors"
+    )
+    first = export_checkpoint(Checkpoint.open(tiny_gpt2), "gguf", "f16", tmp_path / "a")
+    second = export_checkpoint(Checkpoint.open(plain), "gguf", "f16", tmp_path / "b")
+    assert first.sha256 == second.sha256
+
+
+def test_the_model_card_goes_into_the_metadata(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "carded")
+    card = "license: apache-2.0\nbase_model: someone/Llama-1B\ntags: [a, b]\nlanguage: en\nmodel_name: Phi-3 dream\n"
+    (folder / "README.md").write_text(f"---\n{card}---\n# Model\n")
+    keys = _keys(export_checkpoint(Checkpoint.open(folder), "gguf", "f16", tmp_path))
+    assert keys["general.license"] == "apache-2.0"
+    assert keys["general.base_model.0.repo_url"] == "https://huggingface.co/someone/Llama-1B"
+    assert keys["general.tags"] == ["a", "b"]
+    # llama.cpp refuses the name as it stands, for want of Phi-3's tokens.
+    assert keys["general.name"] == "phi 3 dream"
+
+
+@pytest.mark.parametrize("card", ["---\n: [\n---\n", "---\nlicense: 3\ntags: {a: 1}\nbase_model: [1]\n---\n", "\0", ""])
+def test_a_model_card_that_says_nothing_usable_is_left_out(card: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "carded")
+    (folder / "README.md").write_text(card)
+    assert "general.license" not in _keys(export_checkpoint(Checkpoint.open(folder), "gguf", "f16", tmp_path))
+
+
+def test_what_llama_cpp_can_t_compute_is_refused_as_gguf_only(tiny_gemma2: Path, tmp_path: Path) -> None:
+    other = Checkpoint.open(_edited(tiny_gemma2, tmp_path / "other", query_pre_attn_scalar=100))
+    with pytest.raises(UnsupportedError, match="query_pre_attn_scalar 100"):
+        export_checkpoint(other, "gguf", "f16", tmp_path)
+    export_checkpoint(other, "onnx", "fp32", tmp_path)
