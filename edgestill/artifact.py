@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal
 
 from edgestill.errors import CheckpointError, ModelFileError
@@ -131,14 +133,17 @@ class Artifact:
         *,
         parent: str | None = None,
         notes: tuple[str, ...] = (),
+        hashes: Mapping[str, str] = MappingProxyType({}),
     ) -> Artifact:
         """Hash the model files in ``folder``, write its artifact.json and return the artifact.
 
         ``parent`` is the sha256 of what it was made from (a checkpoint or another artifact).
+        ``hashes`` (file name to sha256) are those that are known already, from the bytes as they were written.
         Size and hash cover the model's own files (weights and graph), not the tokenizer beside them.
         """
         files = _model_files(folder, format, entry)
-        hashes = {file.name: sha256_file(file) for file in files}
+        known = hashes
+        hashes = {file.name: known.get(file.name) or sha256_file(file) for file in files}
         digest = next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
         size = sum(file.stat().st_size for file in files)
         artifact = cls(folder, format, precision, entry, digest, size, parent, notes)

@@ -16,7 +16,7 @@ from edgestill.errors import UnsupportedError
 from edgestill.export.architectures import Decoder, describe_checkpoint
 from edgestill.export.gguf_metadata import add_metadata
 from edgestill.export.gguf_pretokenizer import choose_pretokenizer
-from edgestill.export.gguf_tensors import GGUF_PRECISIONS, gguf_tensors, write_tensors
+from edgestill.export.gguf_tensors import GGUF_PRECISIONS, HashedFile, gguf_tensors, write_tensors
 from edgestill.export.gguf_tokenizer import GgufTokenizer, load_tokenizer, open_writer, read_tokenizer
 from edgestill.export.weights import Weights
 from edgestill.progress import SILENT, Progress
@@ -50,9 +50,9 @@ def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
             original = load_tokenizer(checkpoint)
             described = read_tokenizer(checkpoint, original, decoder.vocab_size)
             tokenizer = choose_pretokenizer(original, described, decoder.gguf_architecture, folder)
-            _write(folder / ENTRY, checkpoint, decoder, tokenizer, weights, precision, progress)
-            notes = (*tokenizer.notes, *decoder.gguf_notes)
-            Artifact.describe(folder, "gguf", precision, ENTRY, parent=parent.result(), notes=notes)
+            digest = _write(folder / ENTRY, checkpoint, decoder, tokenizer, weights, precision, progress)
+            notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
+            Artifact.describe(folder, "gguf", precision, ENTRY, parent=parent.result(), notes=notes, hashes=hashes)
     return Artifact.open(final)
 
 
@@ -64,7 +64,8 @@ def _write(
     weights: Weights,
     precision: str,
     progress: Progress,
-) -> None:
+) -> str:
+    """Write the file and return its sha256."""
     writer: gguf.GGUFWriter = open_writer(path, decoder.gguf_architecture)
     try:
         add_metadata(writer, checkpoint, decoder, precision, tokenizer.model_name)
@@ -77,8 +78,13 @@ def _write(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
-        with progress.task(f"gguf-{precision}", sum(tensor.nbytes for tensor in tensors), "bytes") as task:
-            write_tensors(tensors, writer.fout[0], writer.data_alignment, task)
+        total = sum(tensor.nbytes for tensor in tensors)
+        with (
+            progress.task(f"gguf-{precision}", total, "bytes") as task,
+            HashedFile(writer.fout[0], path) as file,
+        ):
+            write_tensors(tensors, file, writer.data_alignment, task)
+            return file.hexdigest()
     finally:
         writer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,8 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.errors import CheckpointError, UnsupportedError
+from edgestill.export.weights import float32
 
 Floats = NDArray[np.float32]
+Stored = NDArray[Any]
+"""float32, float16 or float64, or BF16 as its uint16 bits."""
+
 Q8_0_BLOCK: Final = 32
 _Q8_0_BYTES: Final = 34
 _BELOW_HALF: Final = np.float32(0.49999997)
@@ -22,68 +27,85 @@ _BELOW_HALF: Final = np.float32(0.49999997)
 class Encoding:
     """A tensor type: ``name`` and ``number`` are GGUF's; ``block`` values take ``block_bytes``.
 
-    ``encode`` takes ``[rows, columns]`` float32 and raises CheckpointError for NaN or infinite values.
+    ``encode`` takes ``[rows, columns]`` as stored and raises CheckpointError for NaN or infinite values.
     """
 
     name: str
     number: int
     block: int
     block_bytes: int
-    encode: Callable[[Floats], NDArray[Any]]
+    encode: Callable[[Stored], NDArray[Any]]
 
     def nbytes(self, elements: int) -> int:
         """Return how many bytes so many values take."""
         return elements // self.block * self.block_bytes
 
 
-def _f32(values: Floats) -> NDArray[Any]:
-    if not np.isfinite(values).all():
-        raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
+def _f32(stored: Stored) -> NDArray[Any]:
+    values = float32(stored)
+    _check_finite(values)
     return values.astype("<f4", copy=False)
 
 
-def _f16(values: Floats) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        written = values.astype("<f2")
+def _f16(stored: Stored) -> NDArray[Any]:
+    if stored.dtype == np.uint16:
+        # There are 65,536 of them: looking up is three times as fast as rounding.
+        written = np.take(_f16_of_bf16(), stored)
+    else:
+        with np.errstate(over="ignore"):
+            written = np.ascontiguousarray(stored, dtype="<f2")
     # The exponent of a NaN or an infinity is all ones.
     if (written.view(np.uint16) & 0x7C00).max(initial=0) == 0x7C00:
-        if not np.isfinite(values).all():
-            raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
+        values = float32(stored)
+        _check_finite(values)
         peak = float(np.abs(values).max())
         raise UnsupportedError(f"has a value of size {peak:g}; f16 ends at 65504, export with precision f32 or bf16")
     return written
 
 
-def _bf16(values: Floats) -> NDArray[Any]:
-    bits = values.view(np.uint32)
-    # To the nearest, ties to even; subnormals stay.
-    rounded: NDArray[Any] = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype("<u2")
-    if (rounded & 0x7F80).max(initial=0) == 0x7F80:
-        if not np.isfinite(values).all():
-            raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
+@functools.cache
+def _f16_of_bf16() -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float32(np.arange(1 << 16, dtype=np.uint16)).astype("<f2")
+
+
+def _bf16(stored: Stored) -> NDArray[Any]:
+    written: NDArray[Any]
+    if stored.dtype == np.uint16:
+        written = np.ascontiguousarray(stored, dtype="<u2")
+    else:
+        bits = float32(stored).view(np.uint32)
+        # To the nearest, ties to even; subnormals stay.
+        written = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype("<u2")
+    if (written & 0x7F80).max(initial=0) == 0x7F80:
+        _check_finite(float32(stored))
         raise UnsupportedError("has a value that bf16 rounds to infinity; export with precision f32")
-    return rounded
+    return written
 
 
-def _q8_0(values: Floats) -> NDArray[Any]:
-    blocks = values.reshape(-1, Q8_0_BLOCK)
-    # abs: the maximum of 0 and -0 may be -0.
-    peaks = np.abs(np.maximum(blocks.max(axis=1), -blocks.min(axis=1)))
-    if not np.isfinite(peaks).all():
-        raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
+def _q8_0(stored: Stored) -> NDArray[Any]:
+    values = float32(stored).reshape(-1)
+    sizes = np.abs(values)
+    peaks = np.maximum.reduceat(sizes, np.arange(0, len(values), Q8_0_BLOCK))
+    _check_finite(peaks)
     scales = peaks / np.float32(127)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.where(scales == 0, np.float32(0), np.float32(1) / scales)
-        stored = scales.astype("<f2")
-    if not np.isfinite(stored).all():
+        halves = scales.astype("<f2")
+    if not np.isfinite(halves).all():
         raise UnsupportedError(f"has a value of size {float(peaks.max()):g}, too large for q8_0")
-    scaled = blocks * inverse[:, None]
+    scaled = np.multiply(values.reshape(-1, Q8_0_BLOCK), inverse[:, None], out=sizes.reshape(-1, Q8_0_BLOCK))
     scaled += np.copysign(_BELOW_HALF, scaled)
-    written = np.empty((len(blocks), _Q8_0_BYTES), np.uint8)
-    written[:, :2] = stored[:, None].view(np.uint8)
+    written = np.empty((len(peaks), _Q8_0_BYTES), np.uint8)
+    written[:, :2] = halves[:, None].view(np.uint8)
     with np.errstate(invalid="ignore"):
         written[:, 2:] = scaled.astype(np.int8).view(np.uint8)
     return written
+
+
+def _check_finite(values: Floats) -> None:
+    if not np.isfinite(values).all():
+        raise CheckpointError("has NaN or infinite values; the checkpoint is damaged")
 
 
 F32: Final = Encoding("F32", 0, 1, 4, _f32)

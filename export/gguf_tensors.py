@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.errors import CheckpointError, EdgestillError, UnsupportedError
 from edgestill.export.architectures import Decoder, Linear, Norm, RopeScaling
-from edgestill.export.gguf_encoding import BF16, F16, F32, Q8_0, Encoding, Floats
-from edgestill.export.projections import bias, norm_weight, weight_rows
+from edgestill.export.gguf_encoding import BF16, F16, F32, Q8_0, Encoding, Floats, Stored
+from edgestill.export.projections import bias, norm_weight, stored_rows
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
 
 GGUF_PRECISIONS: Final = MappingProxyType({"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0})
 _CHUNK_BYTES: Final = 2 << 20
 _MAX_THREADS: Final = 8
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ROLES: Final = MappingProxyType(
     {
@@ -42,12 +45,12 @@ _ROLES: Final = MappingProxyType(
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor to write; ``rows(start, stop)`` gives some of them, float32, rows of ``step`` at a time whole."""
+    """One tensor to write; ``rows(start, stop)`` gives some of its rows, as stored, in whole multiples of ``step``."""
 
     name: str
     shape: tuple[int, ...]
     encoding: Encoding
-    rows: Callable[[int, int], Floats]
+    rows: Callable[[int, int], Stored]
     step: int = 1
 
     @property
@@ -67,7 +70,45 @@ class GgufTensor:
             yield job(start)
 
 
-def write_tensors(tensors: Sequence[GgufTensor], file: IO[bytes], alignment: int, task: Task) -> None:
+class HashedFile:
+    """Writes to a file and hashes, on a thread of its own, all that is in it; ``hexdigest`` is its sha256."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        file.flush()
+        self._file = file
+        self._hash = hashlib.sha256(path.read_bytes())
+        self._thread = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append ``data``, which must not change afterwards."""
+        # Not ndarray.tofile: it loses the errno of a full disk.
+        self._file.write(data)
+        self._wait()
+        self._running = self._thread.submit(self._hash.update, data)
+
+    def align(self, alignment: int) -> None:
+        """Append zeros up to a multiple of ``alignment``."""
+        if padding := -self._file.tell() % alignment:
+            self.write(bytes(padding))
+
+    def hexdigest(self) -> str:
+        """Return the sha256 of the whole file."""
+        self._wait()
+        return self._hash.hexdigest()
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            self._running.result()
+
+
+def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: int, task: Task) -> None:
     """Append the tensors to ``file``, each padded to ``alignment``, as GGUF wants it.
 
     Conversion runs on threads (numpy lets go of the interpreter), a few chunks ahead of the writing.
@@ -75,7 +116,7 @@ def write_tensors(tensors: Sequence[GgufTensor], file: IO[bytes], alignment: int
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     jobs = ((tensor, job) for tensor in tensors for job in tensor.chunks())
     pending: deque[tuple[GgufTensor, Future[NDArray[Any]]]] = deque()
-    file.write(bytes(-file.tell() % alignment))
+    file.align(alignment)
     with ThreadPoolExecutor(threads) as pool:
 
         def submit() -> None:
@@ -90,20 +131,19 @@ def write_tensors(tensors: Sequence[GgufTensor], file: IO[bytes], alignment: int
             while pending:
                 tensor, future = pending.popleft()
                 if tensor is not current:
-                    file.write(bytes(-file.tell() % alignment))
+                    file.align(alignment)
                     current = tensor
                 try:
                     encoded = future.result()
                 except (CheckpointError, UnsupportedError) as error:
                     raise _named(error, tensor.name) from error
                 submit()
-                # Not ndarray.tofile: it loses the errno of a full disk.
                 file.write(encoded.data.cast("B"))
                 task.advance(encoded.nbytes)
         finally:
             for _, future in pending:
                 future.cancel()
-    file.write(bytes(-file.tell() % alignment))
+    file.align(alignment)
 
 
 def _named(error: EdgestillError, tensor: str) -> EdgestillError:
@@ -119,8 +159,8 @@ def _tensors(decoder: Decoder, weights: Weights, wanted: Encoding) -> Iterator[G
     def matrix(name: str, linear: Linear, head_rows: int | None = None) -> GgufTensor:
         encoding = F16 if linear.inputs % wanted.block else wanted
 
-        def rows(start: int, stop: int) -> Floats:
-            return _interleaved(weight_rows(weights, linear, start, stop), head_rows)
+        def rows(start: int, stop: int) -> Stored:
+            return _interleaved(stored_rows(weights, linear, start, stop), head_rows)
 
         return GgufTensor(name, (linear.outputs, linear.inputs), encoding, rows, head_rows or 1)
 
@@ -155,7 +195,7 @@ def _tensors(decoder: Decoder, weights: Weights, wanted: Encoding) -> Iterator[G
     if decoder.positions is not None:
         positions = decoder.positions
         shape = (decoder.context_length, decoder.hidden_size)
-        yield GgufTensor("position_embd.weight", shape, F32, lambda start, stop: weights.rows(positions, start, stop))
+        yield GgufTensor("position_embd.weight", shape, F32, lambda start, stop: weights.stored(positions)[start:stop])
     if decoder.rope is not None and decoder.rope.scaling is not None:
         for name, factors in _rope_factors(decoder.rope.scaling, decoder.rope.theta, decoder.rope.dims):
             yield vector(name, lambda factors=factors: factors, len(factors))  # type: ignore[misc]
@@ -178,7 +218,7 @@ def _tensors(decoder: Decoder, weights: Weights, wanted: Encoding) -> Iterator[G
         yield matrix("output.weight", Linear(decoder.head, None, decoder.vocab_size, decoder.hidden_size))
 
 
-def _interleaved(rows: Floats, head_rows: int | None) -> Floats:
+def _interleaved(rows: NDArray[Scalar], head_rows: int | None) -> NDArray[Scalar]:
     """Return rows permuted inside each head when ``head_rows`` is its size.
 
     transformers rotates dimension i with i + half; GGUF's llama rotates 2i with 2i + 1.

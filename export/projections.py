@@ -9,12 +9,12 @@ from edgestill.export.architectures.decoder import Linear, Norm
 from edgestill.export.weights import Weights
 
 
-def weight_rows(weights: Weights, linear: Linear, start: int, stop: int) -> NDArray[np.float32]:
-    """Return outputs ``start:stop`` of the weight as ``[stop - start, inputs]`` float32."""
+def stored_rows(weights: Weights, linear: Linear, start: int, stop: int) -> NDArray[np.generic]:
+    """Return outputs ``start:stop`` of the weight as ``[stop - start, inputs]``, as stored."""
     first, last = linear.start + start, linear.start + min(stop, linear.outputs)
     if linear.transposed:
-        return np.ascontiguousarray(weights.columns(linear.weight, first, last).T)
-    return weights.rows(linear.weight, first, last)
+        return np.ascontiguousarray(weights.stored(linear.weight)[:, first:last].T)
+    return weights.stored(linear.weight)[first:last]
 
 
 def weight_columns(weights: Weights, linear: Linear, start: int, stop: int) -> NDArray[np.float32]:

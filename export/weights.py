@@ -21,6 +21,13 @@ from edgestill.safetensors import TensorInfo, read_header
 _FLOATS: Final = MappingProxyType({"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16})
 
 
+def float32(stored: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return what :meth:`Weights.stored` gave as float32, contiguous; uint16 are BF16's bits."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(stored, dtype=np.float32)
+
+
 class Weights:
     """All tensors of a checkpoint, over one file or many shards.
 
@@ -69,19 +76,13 @@ class Weights:
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Return rows ``start:stop`` (first axis) of a tensor as float32, exactly converted from 16 bits."""
-        array = self.stored(name)[start:stop]
-        if self.info(name).dtype == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return float32(self.stored(name)[start:stop])
 
     def columns(
         self, name: str, start: int = 0, stop: int | None = None, *, rows: slice = slice(None)
     ) -> NDArray[np.float32]:
         """Return columns ``start:stop`` (second axis) of a matrix, or of some of its rows, as float32."""
-        array = self.stored(name)[rows, start:stop]
-        if self.info(name).dtype == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return float32(self.stored(name)[rows, start:stop])
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """Return a whole tensor as float32 (a copy unless it is stored so)."""

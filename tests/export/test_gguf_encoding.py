@@ -14,6 +14,7 @@ gguf = pytest.importorskip("gguf")
 
 from edgestill.errors import CheckpointError, UnsupportedError  # noqa: E402
 from edgestill.export.gguf_encoding import BF16, F16, F32, Q8_0, Encoding  # noqa: E402
+from edgestill.export.weights import float32  # noqa: E402
 
 ROWS = arrays.arrays(
     np.float32,
@@ -38,6 +39,14 @@ def test_bytes_equal_those_of_the_gguf_package(
     assert found.tobytes() == expected.tobytes()
     assert found.nbytes == encoding.nbytes(rows.size)
     assert encoding.number == gguf.GGMLQuantizationType[encoding.name]
+
+
+@pytest.mark.parametrize("encoding", [F32, F16, BF16, Q8_0], ids=lambda encoding: str(encoding.name))
+def test_every_bfloat16_is_encoded_as_its_float32_is(encoding: Encoding) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16).reshape(-1, 32)
+    values = float32(bits)
+    rows = (np.abs(values) < 60000).all(axis=1)
+    assert encoding.encode(bits[rows]).tobytes() == encoding.encode(values[rows]).tobytes()
 
 
 @pytest.mark.parametrize("encoding", [F32, F16, BF16, Q8_0], ids=lambda encoding: str(encoding.name))
