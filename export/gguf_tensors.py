@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -52,6 +53,7 @@ class GgufTensor:
     encoding: Encoding
     rows: Callable[[int, int], Stored]
     step: int = 1
+    release: Callable[[int, int], None] = lambda start, stop: None
 
     @property
     def nbytes(self) -> int:
@@ -63,11 +65,15 @@ class GgufTensor:
         row_bytes = 4 * math.prod(self.shape[1:])
         step = max(1, _CHUNK_BYTES // max(row_bytes, 1) // self.step) * self.step
 
-        def job(start: int) -> Callable[[], NDArray[Any]]:
-            return lambda: self.encoding.encode(self.rows(start, min(start + step, self.shape[0])))
+        def encoded(start: int) -> NDArray[Any]:
+            stop = min(start + step, self.shape[0])
+            try:
+                return self.encoding.encode(self.rows(start, stop))
+            finally:
+                self.release(start, stop)
 
         for start in range(0, self.shape[0], step):
-            yield job(start)
+            yield functools.partial(encoded, start)
 
 
 class HashedFile:
@@ -162,7 +168,11 @@ def _tensors(decoder: Decoder, weights: Weights, wanted: Encoding) -> Iterator[G
         def rows(start: int, stop: int) -> Stored:
             return _interleaved(stored_rows(weights, linear, start, stop), head_rows)
 
-        return GgufTensor(name, (linear.outputs, linear.inputs), encoding, rows, head_rows or 1)
+        def release(start: int, stop: int) -> None:
+            if not linear.transposed:
+                weights.release(linear.weight, linear.start + start, linear.start + stop)
+
+        return GgufTensor(name, (linear.outputs, linear.inputs), encoding, rows, head_rows or 1, release)
 
     def vector(name: str, values: Callable[[], Floats], size: int) -> GgufTensor:
         return GgufTensor(name, (size,), F32, lambda start, stop: values()[start:stop])

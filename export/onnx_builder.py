@@ -6,7 +6,7 @@ Imports onnx_ir: import it inside a function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -39,8 +39,13 @@ class GraphBuilder:
     def _add(self, name: str, tensor: str) -> ir.Value:
         shape = self._weights.info(tensor).shape
         step = max(1, PIECE_BYTES // (4 * math.prod(shape[1:])))
-        pieces = (self._weights.rows(tensor, start, start + step) for start in range(0, shape[0], step))
-        return self._store(name, pieces, shape)
+
+        def pieces() -> Iterator[NDArray[np.float32]]:
+            for start in range(0, shape[0], step):
+                yield self._weights.rows(tensor, start, start + step)
+                self._weights.release(tensor, start, start + step)
+
+        return self._store(name, pieces(), shape)
 
     def _store(self, name: str, pieces: Iterable[NDArray[np.float32]], shape: Sequence[int]) -> ir.Value:
         extent = self._file.add(pieces)

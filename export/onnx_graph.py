@@ -353,6 +353,8 @@ class DecoderGraph(GraphBuilder):
                 if heads == "inputs":
                     blocks = [self._pad_heads(block.T).T for block in blocks]
                 yield np.concatenate(blocks, axis=1)
+            for linear in linears:
+                self._weights.release(linear.weight)
 
         shape = {
             "inputs": (inputs // head_dim * padded, outputs),

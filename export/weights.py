@@ -6,6 +6,7 @@ never wrong numbers.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +39,7 @@ class Weights:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.path = checkpoint.path
         self._tensors: dict[str, TensorInfo] = {}
-        self._maps: dict[Path, NDArray[np.uint8]] = {}
+        self._maps: dict[Path, mmap.mmap] = {}
         for file in checkpoint.weight_files():
             for info in read_header(file):
                 if info.name in self._tensors:
@@ -70,9 +71,23 @@ class Weights:
         if info.dtype not in _FLOATS:
             raise CheckpointError(f"{info.file}: tensor {name!r} has dtype {info.dtype}; a float type is expected")
         if info.file not in self._maps:
-            self._maps[info.file] = np.memmap(info.file, dtype=np.uint8, mode="r")
-        raw = self._maps[info.file][info.offset : info.offset + info.size_bytes]
+            with info.file.open("rb") as file:
+                self._maps[info.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        raw = np.frombuffer(self._maps[info.file], np.uint8, info.size_bytes, info.offset)
         return raw.view(_FLOATS[info.dtype]).reshape(info.shape)
+
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Let go of the memory that reading rows ``start:stop`` took; they are read from disk if asked for again."""
+        info = self.info(name)
+        mapped = self._maps.get(info.file)
+        if mapped is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        row_bytes = info.size_bytes // max(info.shape[0] if info.shape else 1, 1)
+        end = info.size_bytes if stop is None else min(stop * row_bytes, info.size_bytes)
+        first = -(-(info.offset + start * row_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (info.offset + end) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            mapped.madvise(mmap.MADV_DONTNEED, first, length)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Return rows ``start:stop`` (first axis) of a tensor as float32, exactly converted from 16 bits."""
