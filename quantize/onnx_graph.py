@@ -83,10 +83,12 @@ class BlockQuantizer:
         self._replace(node, [ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT, name=node.name)])
 
     def _replace_gather(self, node: ir.Node) -> None:
+        weight = node.inputs[0]
+        name = "embedding" if weight is None or weight.name is None else weight.name.removesuffix(".weight")
         matrix = self._matrix(node, 0, _EMBEDDING_BITS)
         # The two operators want the same scales as [rows, blocks] and [rows, blocks, 1]; the values,
         # [rows, blocks, bytes], suit both as they are.
-        scales = ir.node("Reshape", (matrix.scales, self._shape("embedding.scales_shape", (0, -1, 1))))
+        scales = ir.node("Reshape", (matrix.scales, self._shape(f"{name}.scales_shape", (0, -1, 1))))
         rows = ir.node(
             "GatherBlockQuantized",
             (matrix.packed, node.inputs[1], scales.outputs[0]),
@@ -94,11 +96,11 @@ class BlockQuantizer:
             domain=MICROSOFT,
             name=node.name,
         )
-        flat = ir.node("Reshape", (rows.outputs[0], self._shape("embedding.row_shape", (0, 0, -1))))
+        flat = ir.node("Reshape", (rows.outputs[0], self._shape(f"{name}.row_shape", (0, 0, -1))))
         nodes = [scales, rows, flat]
         if matrix.inputs % matrix.block:
-            bounds = [self._shape(f"embedding.{name}", (at,)) for name, at in (("from", 0), ("to", matrix.inputs))]
-            axis = self._shape("embedding.axis", (2,))
+            bounds = [self._shape(f"{name}.{bound}", (at,)) for bound, at in (("from", 0), ("to", matrix.inputs))]
+            axis = self._shape(f"{name}.axis", (2,))
             nodes.append(ir.node("Slice", (flat.outputs[0], *bounds, axis)))
         self._replace(node, nodes)
 

@@ -78,7 +78,20 @@ def test_the_scale_search_is_never_worse_than_onnxruntimes_round_to_nearest() ->
 
 @pytest.mark.parametrize(("precision", "limit"), [("int8", 0.002), ("int4", 0.06)])
 @pytest.mark.parametrize(
-    "kind", ["tiny_checkpoint", "tiny_qwen2", "tiny_qwen3", "tiny_mistral", "tiny_granite", "tiny_smollm3"]
+    "kind",
+    [
+        "tiny_checkpoint",
+        "tiny_qwen2",
+        "tiny_qwen3",
+        "tiny_mistral",
+        "tiny_granite",
+        "tiny_smollm3",
+        "tiny_olmo2",
+        "tiny_phi3",
+        "tiny_gemma2",
+        "tiny_gemma3",
+        "tiny_gpt2",
+    ],
 )
 def test_a_quantised_file_stays_near_its_source(
     precision: str, limit: float, kind: str, request: pytest.FixtureRequest, tmp_path: Path
