@@ -17,7 +17,8 @@ from edgestill.export.architectures import Decoder, describe_checkpoint
 from edgestill.export.gguf_metadata import add_metadata
 from edgestill.export.gguf_pretokenizer import choose_pretokenizer
 from edgestill.export.gguf_tensors import GGUF_PRECISIONS, HashedFile, gguf_tensors, write_tensors
-from edgestill.export.gguf_tokenizer import GgufTokenizer, load_tokenizer, open_writer, read_tokenizer
+from edgestill.export.gguf_tokenizer import GgufTokenizer, open_writer, read_tokenizer
+from edgestill.export.source_tokenizer import load_tokenizer
 from edgestill.export.weights import Weights
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import whole_folder
@@ -83,7 +84,7 @@ def _write(
             progress.task(f"gguf-{precision}", total, "bytes") as task,
             HashedFile(writer.fout[0], path) as file,
         ):
-            write_tensors(tensors, file, writer.data_alignment, task)
+            write_tensors(tensors, file, writer.data_alignment, task, checkpoint.path)
             return file.hexdigest()
     finally:
         writer.close()

@@ -24,11 +24,9 @@ from edgestill.export.gguf_tokenizer import (
     UNKNOWN,
     USER_DEFINED,
     GgufTokenizer,
-    SourceTokenizer,
-    kinds,
-    load_tokenizer,
     open_writer,
 )
+from edgestill.export.source_tokenizer import SourceTokenizer, kinds, load_tokenizer
 
 HARD_TEXTS: Final = (
     "Hello, world! It's 3 o'clock; isn't it? WE'LL SEE, I'VE DONE IT, you'Re'D 'tis 'S 'll'M don'tcha",
@@ -146,7 +144,7 @@ def choose_pretokenizer(
 def _candidates(original: SourceTokenizer, tokenizer: GgufTokenizer) -> Iterator[GgufTokenizer]:
     described = original.described
     if tokenizer.model == "llama":
-        prefix = bool(original.encoder.encode("a b", add_special_tokens=False).tokens[0].startswith("\u2581"))
+        prefix = original.first_token("a b").startswith("\u2581")
         yield tokenizer.with_space_prefix(prefix)
         return
     pattern = json.dumps(described["pre_tokenizer"], ensure_ascii=False).replace("\\\\", "\\")
@@ -162,7 +160,7 @@ def _vocabulary_texts(original: SourceTokenizer, tokenizer: GgufTokenizer) -> li
     """Return texts made of the tokenizer's own tokens, where merges of a custom vocabulary meet."""
     ids = [token_id for token_id, kind in enumerate(tokenizer.types) if kind == NORMAL]
     ids = ids[:: len(ids) // _SAMPLED_TOKENS + 1]
-    words = original.encoder.decode_batch([[token_id] for token_id in ids], skip_special_tokens=False)
+    words = original.spellings(ids)
     # Short words are shown in pairs: that is where a merge that shouldn't be would join them.
     short = [word for word in words if 0 < len(word) <= 4][:48]
     pairs = [first + second for first in short for second in short]

@@ -17,7 +17,7 @@ from typing import IO, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgestill.errors import CheckpointError, EdgestillError, UnsupportedError
+from edgestill.errors import CheckpointError, UnsupportedError
 from edgestill.export.architectures import Decoder, Linear, Norm, RopeScaling
 from edgestill.export.gguf_encoding import BF16, F16, F32, Q8_0, Encoding, Floats, Stored
 from edgestill.export.projections import bias, norm_weight, stored_rows
@@ -114,10 +114,11 @@ class HashedFile:
             self._running.result()
 
 
-def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: int, task: Task) -> None:
+def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: int, task: Task, where: Path) -> None:
     """Append the tensors to ``file``, each padded to ``alignment``, as GGUF wants it.
 
-    Conversion runs on threads (numpy lets go of the interpreter), a few chunks ahead of the writing.
+    Conversion runs on threads (numpy lets go of the interpreter), a few chunks ahead of the writing. Errors name
+    ``where`` the values come from.
     """
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     jobs = ((tensor, job) for tensor in tensors for job in tensor.chunks())
@@ -142,7 +143,7 @@ def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: in
                 try:
                     encoded = future.result()
                 except (CheckpointError, UnsupportedError) as error:
-                    raise _named(error, tensor.name) from error
+                    raise type(error)(f"{where}: tensor {tensor.name!r} {error}") from error
                 submit()
                 file.write(encoded.data.cast("B"))
                 task.advance(encoded.nbytes)
@@ -150,10 +151,6 @@ def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: in
             for _, future in pending:
                 future.cancel()
     file.align(alignment)
-
-
-def _named(error: EdgestillError, tensor: str) -> EdgestillError:
-    return type(error)(f"tensor {tensor!r} {error}")
 
 
 def gguf_tensors(decoder: Decoder, weights: Weights, precision: str) -> list[GgufTensor]:

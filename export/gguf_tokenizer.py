@@ -6,16 +6,14 @@ BPE with byte fallback (GGUF model ``llama``). Keys and meanings: the GGUF speci
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import tokenizers
-
 from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.errors import CheckpointError, MissingDependencyError, UnsupportedError
+from edgestill.export.source_tokenizer import SourceTokenizer, kinds
 
 if TYPE_CHECKING:
     import gguf
@@ -113,39 +111,6 @@ def open_writer(path: Path, architecture: str) -> gguf.GGUFWriter:
     return gguf.GGUFWriter(path, architecture)
 
 
-@dataclass(frozen=True)
-class SourceTokenizer:
-    """The original: ``encoder`` tokenises, ``described`` is its tokenizer.json, parsed."""
-
-    path: Path
-    encoder: tokenizers.Tokenizer
-    described: dict[str, Any]
-
-    @property
-    def composes(self) -> bool:
-        """Whether it composes its input (Unicode NFC) before splitting."""
-        return "NFC" in kinds(self.described["normalizer"])
-
-    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
-        """Return the ids of a text; special tokens in it are taken for what they are."""
-        ids: list[int] = self.encoder.encode(text, add_special_tokens=add_special).ids
-        return ids
-
-
-def load_tokenizer(checkpoint: Checkpoint) -> SourceTokenizer:
-    """Load tokenizer.json, without truncation or padding. Raises CheckpointError when missing or damaged."""
-    path = checkpoint.path / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; save the tokenizer in its fast form (tokenizer.json) beside the model")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{path}: not a readable tokenizer ({error})") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return SourceTokenizer(path, tokenizer, json.loads(tokenizer.to_str()))
-
-
 def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -> GgufTokenizer:
     """Turn a tokenizer into GGUF's terms, padded with unused tokens to ``rows`` rows of the embedding.
 
@@ -166,6 +131,7 @@ def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -
         raise UnsupportedError(
             f"{where}: GGUF needs byte-level BPE, or BPE with byte fallback and all of <0x00> to <0xFF>"
         )
+    source.check_rows(rows)
     tokens = _tokens_by_id(vocab, rows, where)
     types = _types(
         tokens, set(vocab.values()), described["added_tokens"], None if byte_level else model.get("unk_token")
@@ -198,20 +164,13 @@ def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -
     )
 
 
-def kinds(part: object) -> list[str]:
-    """Return the types in a tokenizer.json part (a normalizer or pre-tokenizer), sequences flattened."""
-    if not isinstance(part, dict):
-        return []
-    inner = part.get("pretokenizers") or part.get("normalizers")
-    return [kind for item in inner for kind in kinds(item)] if isinstance(inner, list) else [str(part.get("type"))]
-
-
 def _tokens_by_id(vocab: dict[str, int], rows: int, where: Path) -> list[str]:
-    highest = max(vocab.values(), default=-1)
-    if highest >= rows:
-        raise CheckpointError(f"{where}: token id {highest} has no row in the embedding ({rows} rows)")
     tokens = [""] * rows
+    named: set[int] = set()
     for text, token_id in vocab.items():
+        if token_id in named:
+            raise CheckpointError(f"{where}: token id {token_id} has two texts, {tokens[token_id]!r} and {text!r}")
+        named.add(token_id)
         tokens[token_id] = text
     taken = set(vocab)
     used = set(vocab.values())

@@ -10,6 +10,7 @@ from edgestill.artifact import CONFIG_FILES, Artifact, Checkpoint
 from edgestill.errors import UnsupportedError
 from edgestill.export.architectures import describe_checkpoint
 from edgestill.export.genai_config import GENAI_CONFIG_FILE, genai_config
+from edgestill.export.source_tokenizer import load_tokenizer
 from edgestill.export.weights import Weights
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import whole_folder, write_json
@@ -36,6 +37,8 @@ def export_onnx(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
     final = out_dir / f"onnx-{precision}"
     with Weights(checkpoint) as weights, whole_folder(final) as folder:
         decoder = describe_checkpoint(checkpoint, weights)
+        if (checkpoint.path / "tokenizer.json").is_file():
+            load_tokenizer(checkpoint).check_rows(decoder.vocab_size)
         with (
             progress.task(f"exporting onnx-{precision}", len(decoder.layers), "layers") as task,
             TensorFile(folder / DATA_FILE) as file,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from edgestill.errors import CheckpointError, UnsupportedError
+
+_FLOAT32_END: Final = 3.4e38
+_MOST_LAYERS: Final = 1024
 
 
 class Config:
@@ -23,13 +26,20 @@ class Config:
             raise CheckpointError(f"{self._where}: {key} must be a positive integer, found {value!r}")
         return value
 
+    def layers(self, key: str, default: int | None = None) -> int:
+        """Return a number of layers; what no model has is refused before work is done for each."""
+        value = self.integer(key, default)
+        if value > _MOST_LAYERS:
+            raise CheckpointError(f"{self._where}: {key} {value} is more than {_MOST_LAYERS}")
+        return value
+
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a positive finite number (``default`` when the key is absent or null)."""
+        """Return a positive number that float32 can hold (``default`` when the key is absent or null)."""
         value = self._values.get(key)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{self._where}: {key} must be a positive number, found {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _FLOAT32_END:
+            raise CheckpointError(f"{self._where}: {key} must be a positive number of float32, found {value!r}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -73,6 +83,6 @@ class Config:
         if not isinstance(value, list) or len(value) != count:
             raise CheckpointError(f"{self._where}: {key} must be a list of {count} numbers")
         for item in value:
-            if isinstance(item, bool) or not isinstance(item, int | float) or not 0 < item < float("inf"):
+            if isinstance(item, bool) or not isinstance(item, int | float) or not 0 < item < _FLOAT32_END:
                 raise CheckpointError(f"{self._where}: {key} must have positive numbers only, found {item!r}")
         return tuple(float(item) for item in value)

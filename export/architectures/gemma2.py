@@ -57,7 +57,7 @@ def gemma_attention_scalar(config: Config, layers_of_the_largest: int) -> tuple[
     scalar = config.number("query_pre_attn_scalar", 256.0)
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     derived: int = config.integer("head_dim", 256)
-    if config.integer("num_hidden_layers") == layers_of_the_largest:
+    if config.layers("num_hidden_layers") == layers_of_the_largest:
         derived = hidden // heads
     if scalar == derived:
         return scalar, None
@@ -67,7 +67,7 @@ def gemma_attention_scalar(config: Config, layers_of_the_largest: int) -> tuple[
 def gemma_windowed(config: Config, period: int) -> list[bool]:
     """Return for each layer whether it has a window: all but the last of each ``period``, as llama.cpp has it."""
     kinds = {True: "sliding_attention", False: "full_attention"}
-    windowed = [(layer + 1) % period != 0 for layer in range(config.integer("num_hidden_layers"))]
+    windowed = [(layer + 1) % period != 0 for layer in range(config.layers("num_hidden_layers"))]
     config.require("layer_types", ([kinds[item] for item in windowed], None), None)
     config.require("sliding_window_pattern", (period, None), None)
     return windowed

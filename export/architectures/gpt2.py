@@ -57,7 +57,7 @@ def describe_gpt2(config: Config, weights: Weights) -> Decoder:
         embedding=f"{top}wte.weight",
         final_norm=norm(f"{top}ln_f"),
         head=None if config.flag("tie_word_embeddings", True) else "lm_head.weight",
-        layers=tuple(layer(index) for index in range(config.integer("n_layer", 12))),
+        layers=tuple(layer(index) for index in range(config.layers("n_layer", 12))),
         norm="layer",
         activation="gelu_tanh",
         positions=f"{top}wpe.weight",

@@ -140,7 +140,7 @@ def describe_llama_like(
         embedding=embedding,
         final_norm=norm("model.norm"),
         head=None if tied else head,
-        layers=tuple(layer(index) for index in range(config.integer("num_hidden_layers"))),
+        layers=tuple(layer(index) for index in range(config.layers("num_hidden_layers"))),
         scales=scales or Scales(),
         norm_offset=norm_offset,
         activation=activation,

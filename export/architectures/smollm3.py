@@ -20,7 +20,7 @@ def describe_smollm3(config: Config, weights: Weights) -> Decoder:
     def rotary(layer: int) -> bool:
         return (layer + 1) % _INTERVAL != 0
 
-    layers = range(config.integer("num_hidden_layers"))
+    layers = range(config.layers("num_hidden_layers"))
     config.require("no_rope_layer_interval", (_INTERVAL, None), None)
     config.require("no_rope_layers", ([int(rotary(layer)) for layer in layers], None), None)
     config.require("use_sliding_window", (False, None), False)

@@ -27,10 +27,10 @@ from edgestill.export.gguf_tokenizer import (
     CONTROL,
     UNUSED,
     GgufTokenizer,
-    load_tokenizer,
     open_writer,
     read_tokenizer,
 )
+from edgestill.export.source_tokenizer import load_tokenizer
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
