@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +18,13 @@ from numpy.typing import NDArray
 from edgestill.errors import CheckpointError, UnsupportedError
 from edgestill.export.architectures import Decoder, Linear, Norm, RopeScaling
 from edgestill.export.gguf_encoding import BF16, F16, F32, Q8_0, Encoding, Floats, Stored
+from edgestill.export.parallel import in_order
 from edgestill.export.projections import bias, norm_weight, stored_rows
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
 
 GGUF_PRECISIONS: Final = MappingProxyType({"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0})
 _CHUNK_BYTES: Final = 2 << 20
-_MAX_THREADS: Final = 8
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ROLES: Final = MappingProxyType(
@@ -120,36 +118,21 @@ def write_tensors(tensors: Sequence[GgufTensor], file: HashedFile, alignment: in
     Conversion runs on threads (numpy lets go of the interpreter), a few chunks ahead of the writing. Errors name
     ``where`` the values come from.
     """
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
-    jobs = ((tensor, job) for tensor in tensors for job in tensor.chunks())
-    pending: deque[tuple[GgufTensor, Future[NDArray[Any]]]] = deque()
-    file.align(alignment)
-    with ThreadPoolExecutor(threads) as pool:
 
-        def submit() -> None:
-            following = next(jobs, None)
-            if following is not None:
-                pending.append((following[0], pool.submit(following[1])))
-
-        for _ in range(2 * threads):
-            submit()
-        current: GgufTensor | None = None
+    def named(tensor: GgufTensor, job: Callable[[], NDArray[Any]]) -> tuple[GgufTensor, NDArray[Any]]:
         try:
-            while pending:
-                tensor, future = pending.popleft()
-                if tensor is not current:
-                    file.align(alignment)
-                    current = tensor
-                try:
-                    encoded = future.result()
-                except (CheckpointError, UnsupportedError) as error:
-                    raise type(error)(f"{where}: tensor {tensor.name!r} {error}") from error
-                submit()
-                file.write(encoded.data.cast("B"))
-                task.advance(encoded.nbytes)
-        finally:
-            for _, future in pending:
-                future.cancel()
+            return tensor, job()
+        except (CheckpointError, UnsupportedError) as error:
+            raise type(error)(f"{where}: tensor {tensor.name!r} {error}") from error
+
+    current: GgufTensor | None = None
+    jobs = (functools.partial(named, tensor, job) for tensor in tensors for job in tensor.chunks())
+    for written, encoded in in_order(jobs):
+        if written is not current:
+            file.align(alignment)
+            current = written
+        file.write(encoded.data.cast("B"))
+        task.advance(encoded.nbytes)
     file.align(alignment)
 
 

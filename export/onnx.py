@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from edgestill.artifact import CONFIG_FILES, Artifact, Checkpoint
@@ -18,21 +19,27 @@ from edgestill.tensor_file import TensorFile
 
 ENTRY: Final = "model.onnx"
 DATA_FILE: Final = "model.onnx.data"
+ONNX_PRECISIONS: Final = MappingProxyType({"fp32": None, "int8": 8, "int4": 4})
+"""Bits of the projections; embedding and head have 8 where those are quantised."""
 
 
 def export_onnx(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
-    """Write ``out_dir/onnx-fp32/`` and return its artifact.
+    """Write ``out_dir/onnx-<precision>/`` (``fp32``, ``int8``, ``int4``) and return its artifact.
+
+    int8 and int4 are blocks of weights (MatMulNBits, GatherBlockQuantized) with int8 activations, quantised from
+    the checkpoint without a float32 file in between.
 
     The folder holds the graph (``model.onnx``), its weights (``model.onnx.data``), ``genai_config.json``
     and the checkpoint's configuration, tokenizer and chat template. Weights stream from the memory-mapped
     checkpoint into the data file; the same checkpoint gives the same bytes. Raises UnsupportedError for
     another precision or an architecture that isn't described, CheckpointError for a damaged checkpoint.
     """
-    if precision != "fp32":
-        raise UnsupportedError(f"onnx precision {precision!r} is not exported; export fp32 and quantize it")
+    if precision not in ONNX_PRECISIONS:
+        raise UnsupportedError(f"onnx precision {precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
     import onnx_ir as ir
 
-    from edgestill.export.onnx_graph import DecoderGraph, padded_head_dim
+    from edgestill.export.onnx_graph import DecoderGraph
+    from edgestill.export.onnx_projections import padded_head_dim
 
     final = out_dir / f"onnx-{precision}"
     with Weights(checkpoint) as weights, whole_folder(final) as folder:
@@ -43,7 +50,7 @@ def export_onnx(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
             progress.task(f"exporting onnx-{precision}", len(decoder.layers), "layers") as task,
             TensorFile(folder / DATA_FILE) as file,
         ):
-            model = DecoderGraph(decoder, weights, file, task).build()
+            model = DecoderGraph(decoder, weights, file, task, ONNX_PRECISIONS[precision]).build()
             ir.save(model, folder / ENTRY)
         copy_companions(checkpoint, folder)
         head_size = padded_head_dim(decoder)

@@ -5,19 +5,41 @@ Imports onnx_ir: import it inside a function.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir  # noqa: TID253
 from numpy.typing import NDArray
 
+from edgestill.export.parallel import in_order
 from edgestill.export.weights import Weights
 from edgestill.tensor_file import TensorFile
+from edgestill.weight_blocks import Blocks, quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 PIECE_BYTES: Final = 32 << 20
+INT8_ACTIVATIONS: Final = 4
+"""MatMulNBits' accuracy_level."""
+
+
+PIECE_WEIGHTS: Final = 1 << 17
+"""Small enough that the arithmetic of quantising stays in the CPU's cache."""
+
+RowJob = Callable[[], NDArray[np.float32]]
+
+
+class Matrix(NamedTuple):
+    """A block-quantised matrix: packed ``[outputs, blocks, bytes]``, scales ``[outputs, blocks]``, and its sizes."""
+
+    packed: ir.Value
+    scales: ir.Value
+    bits: int
+    block: int
+    outputs: int
+    inputs: int
 
 
 class GraphBuilder:
@@ -47,13 +69,82 @@ class GraphBuilder:
 
         return self._store(name, pieces(), shape)
 
-    def _store(self, name: str, pieces: Iterable[NDArray[np.float32]], shape: Sequence[int]) -> ir.Value:
+    def _quantized(self, name: str, rows: Iterable[RowJob], outputs: int, inputs: int, bits: int) -> Matrix:
+        """Store ``[outputs, inputs]``, given as jobs for consecutive rows, in blocks of ``bits`` bits."""
+        # Blocks of 64 halve the scales' share where 8 bits leave room for it; not where they'd need padding.
+        block = 64 if bits == 8 and inputs % 64 == 0 else 32
+        scales: list[NDArray[np.float32]] = []
+
+        def quantized(job: RowJob) -> Blocks:
+            return quantize_rows(job(), bits, block)
+
+        def pieces() -> Iterator[NDArray[np.uint8]]:
+            for part in in_order(functools.partial(quantized, job) for job in rows):
+                scales.append(part.scales)
+                yield part.packed
+
+        blocks = -(-inputs // block)
+        packed = self._store(f"{name}.q{bits}", pieces(), (outputs, blocks, block * bits // 8), ir.DataType.UINT8)
+        stored_scales = self._store(f"{name}.scales", scales, (outputs, blocks))
+        return Matrix(packed, stored_scales, bits, block, outputs, inputs)
+
+    def _matmul_blocks(self, name: str, source: ir.Value, matrix: Matrix, output: ir.Value | None = None) -> ir.Value:
+        """Return source times the matrix, computed with int8 activations."""
+        output = output or ir.Value(name=f"{name}.output")
+        attributes = {
+            "K": matrix.inputs,
+            "N": matrix.outputs,
+            "bits": matrix.bits,
+            "block_size": matrix.block,
+            "accuracy_level": INT8_ACTIVATIONS,
+        }
+        inputs = (source, matrix.packed, matrix.scales)
+        self._nodes.append(ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT, outputs=(output,), name=name))
+        return output
+
+    def _gather_blocks(self, name: str, matrix: Matrix, ids: ir.Value) -> ir.Value:
+        """Return the rows of the matrix that ``ids`` name, float32."""
+        shape = self._constant(f"{name}.scales_shape", np.array([0, -1, 1]))
+        scales = self._node("Reshape", (matrix.scales, shape), f"{name}.scales_by_row")
+        attributes = {"bits": matrix.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 2}
+        inputs = (matrix.packed, ids, scales)
+        rows = self._node("GatherBlockQuantized", inputs, f"{name}.rows", domain=MICROSOFT, attributes=attributes)
+        flat_shape = self._constant(f"{name}.row_shape", np.array([0, 0, -1]))
+        flat = self._node("Reshape", (rows, flat_shape), name)
+        if matrix.inputs % matrix.block == 0:
+            return flat
+        bounds = [
+            self._constant(f"{name}.{bound}", np.array([at])) for bound, at in (("from", 0), ("to", matrix.inputs))
+        ]
+        axis = self._constant(f"{name}.axis", np.array([2]))
+        return self._node("Slice", (flat, *bounds, axis), f"{name}.cut")
+
+    def _row_jobs(self, tensor: str) -> Iterator[RowJob]:
+        """Yield jobs that return consecutive rows of a tensor, as many as are quantised at a time."""
+        rows, inputs = self._weights.info(tensor).shape
+        step = max(1, PIECE_WEIGHTS // inputs)
+
+        def job(start: int) -> NDArray[np.float32]:
+            found = self._weights.rows(tensor, start, start + step)
+            self._weights.release(tensor, start, start + step)
+            return found
+
+        for start in range(0, rows, step):
+            yield functools.partial(job, start)
+
+    def _store(
+        self,
+        name: str,
+        pieces: Iterable[NDArray[np.generic]],
+        shape: Sequence[int],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> ir.Value:
         extent = self._file.add(pieces)
         tensor = ir.ExternalTensor(
             self._file.path.name,
             extent.offset,
             extent.length,
-            ir.DataType.FLOAT,
+            dtype,
             shape=ir.Shape(shape),
             name=name,
             base_dir=self._file.path.parent,

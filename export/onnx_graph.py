@@ -6,39 +6,37 @@ Imports onnx_ir: import it inside a function. Names of inputs and outputs follow
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir  # noqa: TID253
-from numpy.typing import NDArray
 
 from edgestill.export.architectures.decoder import Decoder, Layer, Linear, Norm
 from edgestill.export.architectures.rope import Rope
-from edgestill.export.onnx_builder import MICROSOFT, PIECE_BYTES, GraphBuilder, named_value
-from edgestill.export.projections import bias, norm_weight, weight_columns
+from edgestill.export.onnx_builder import MICROSOFT, Matrix, named_value
+from edgestill.export.onnx_projections import ProjectionBuilder, padded_head_dim
+from edgestill.export.projections import norm_weight
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
 from edgestill.tensor_file import TensorFile
 
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
-HEAD_DIM_MULTIPLE: Final = 16
 _COMPUTED_ROTARY_BYTES: Final = 1 << 20
 
-HeadAxis = Literal["inputs", "outputs"] | None
 
-
-class DecoderGraph(GraphBuilder):
+class DecoderGraph(ProjectionBuilder):
     """Builds the graph of one decoder while its weights stream into ``file``.
 
     Projections are MatMul with weights ``[inputs, outputs]``; q, k and v are one packed MatMul, and so
     are gate and up. A tied embedding is stored once, as ``[vocab, hidden]``, for both of its uses.
     """
 
-    def __init__(self, decoder: Decoder, weights: Weights, file: TensorFile, task: Task) -> None:
-        super().__init__(weights, file)
-        self._decoder = decoder
+    def __init__(
+        self, decoder: Decoder, weights: Weights, file: TensorFile, task: Task, bits: int | None = None
+    ) -> None:
+        super().__init__(decoder, weights, file, bits)
         self._task = task
 
     def build(self) -> ir.Model:
@@ -51,12 +49,16 @@ class DecoderGraph(GraphBuilder):
 
         lengths = self._lengths(attention_mask)
         rotary = self._rotary(input_ids, attention_mask)
-        embedding = self._add("embedding.weight", decoder.embedding)
-        hidden = self._node("Gather", (embedding, input_ids), "embedding")
+        if self._bits is None:
+            embedding: ir.Value | Matrix = (table := self._add("embedding.weight", decoder.embedding))
+            hidden = self._node("Gather", (table, input_ids), "embedding")
+        else:
+            embedding = self._whole_matrix("embedding.weight", decoder.embedding)
+            hidden = self._gather_blocks("embedding", embedding, input_ids)
         hidden = self._scaled("embedding", hidden, decoder.scales.embedding)
         if decoder.positions is not None:
-            table = self._add("positions.weight", decoder.positions)
-            positions = self._node("Gather", (table, self._positions(input_ids, attention_mask)), "positions")
+            places = self._add("positions.weight", decoder.positions)
+            positions = self._node("Gather", (places, self._positions(input_ids, attention_mask)), "positions")
             hidden = self._node("Add", (hidden, positions), "embedding_and_positions")
         normed = self._normed("layers.0.attention_norm", hidden, decoder.layers[0].attention_norm)
         for index, layer in enumerate(decoder.layers):
@@ -297,10 +299,14 @@ class DecoderGraph(GraphBuilder):
         self._nodes.append(node)
         return normed, total
 
-    def _head(self, normed: ir.Value, embedding: ir.Value, logits: ir.Value) -> None:
+    def _head(self, normed: ir.Value, embedding: ir.Value | Matrix, logits: ir.Value) -> None:
         cap = self._decoder.scales.logits_softcap
         raw = logits if cap is None else ir.Value(name="head.output")
-        if self._decoder.head is None:
+        if isinstance(embedding, Matrix):
+            head_name = self._decoder.head
+            matrix = embedding if head_name is None else self._whole_matrix("head.weight", head_name)
+            self._matmul_blocks("head", normed, matrix, raw)
+        elif self._decoder.head is None:
             node = ir.node(
                 "FusedMatMul",
                 (normed, embedding),
@@ -309,86 +315,12 @@ class DecoderGraph(GraphBuilder):
                 outputs=(raw,),
                 name="head",
             )
+            self._nodes.append(node)
         else:
             head = Linear(self._decoder.head, None, self._decoder.vocab_size, self._decoder.hidden_size)
             weight = self._add_transposed("head.weight", (head,))
-            node = ir.node("MatMul", (normed, weight), outputs=(raw,), name="head")
-        self._nodes.append(node)
+            self._nodes.append(ir.node("MatMul", (normed, weight), outputs=(raw,), name="head"))
         if cap is not None:
             bounded = self._node("Tanh", (self._scaled("head", raw, 1.0 / cap),), "head.tanh")
             factor = self._constant("head.cap", np.array(cap, np.float32))
             self._nodes.append(ir.node("Mul", (bounded, factor), outputs=(logits,), name="head.capped"))
-
-    def _projection(self, name: str, source: ir.Value, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
-        """Return source times the packed weights of ``linears`` side by side, plus their biases where any.
-
-        ``heads`` names the axis that is made of attention heads, whose padding it gets.
-        """
-        weight = self._add_transposed(f"{name}.weight", linears, heads)
-        product = self._node("MatMul", (source, weight), f"{name}.matmul")
-        found = [bias(self._weights, linear) for linear in linears]
-        if all(part is None for part in found):
-            return product
-        parts = [
-            np.zeros(linear.outputs, np.float32) if part is None else part
-            for linear, part in zip(linears, found, strict=True)
-        ]
-        if heads == "outputs":
-            parts = [self._pad_heads(part) for part in parts]
-        stored = self._store(f"{name}.bias", parts, (sum(len(part) for part in parts),))
-        return self._node("Add", (product, stored), f"{name}.add")
-
-    def _add_transposed(self, name: str, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
-        """Store ``[inputs, outputs of all]``, in blocks of input rows so that memory stays bounded."""
-        inputs, outputs = linears[0].inputs, sum(linear.outputs for linear in linears)
-        head_dim, padded = self._decoder.head_dim, padded_head_dim(self._decoder)
-        # A block is whole heads, so that it can be padded by itself.
-        step = max(1, PIECE_BYTES // (4 * outputs * head_dim)) * head_dim
-
-        def pieces() -> Iterator[NDArray[np.float32]]:
-            for start in range(0, inputs, step):
-                blocks = [weight_columns(self._weights, linear, start, start + step).T for linear in linears]
-                if heads == "outputs":
-                    blocks = [self._pad_heads(block) for block in blocks]
-                if heads == "inputs":
-                    blocks = [self._pad_heads(block.T).T for block in blocks]
-                yield np.concatenate(blocks, axis=1)
-            for linear in linears:
-                self._weights.release(linear.weight)
-
-        shape = {
-            "inputs": (inputs // head_dim * padded, outputs),
-            "outputs": (inputs, outputs // head_dim * padded),
-            None: (inputs, outputs),
-        }[heads]
-        return self._store(name, pieces(), shape)
-
-    def _pad_heads(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Append zeros to every head of the last axis: to both halves of what is rotated, and to the rest."""
-        decoder = self._decoder
-        padded = padded_head_dim(decoder)
-        if padded == decoder.head_dim:
-            return array
-        dims = decoder.rope.dims if decoder.rope is not None else 0
-        rotated = self._padded_dims(dims)
-        heads = array.reshape(*array.shape[:-1], -1, decoder.head_dim)
-        result = np.zeros((*heads.shape[:-1], padded), np.float32)
-        half = dims // 2
-        result[..., :half] = heads[..., :half]
-        result[..., rotated // 2 : rotated // 2 + half] = heads[..., half:dims]
-        result[..., rotated : rotated + decoder.head_dim - dims] = heads[..., dims:]
-        return result.reshape(*array.shape[:-1], -1)
-
-    @staticmethod
-    def _padded_dims(dims: int) -> int:
-        return -(-dims // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
-
-
-def padded_head_dim(decoder: Decoder) -> int:
-    """Return the head size in the graph: GroupQueryAttention rotates multiples of 16 of multiples of 16 only.
-
-    Zeros in every head of q, k and v, and zero rows in o, leave the result what it was.
-    """
-    dims = decoder.rope.dims if decoder.rope is not None else 0
-    padding = -dims % HEAD_DIM_MULTIPLE
-    return -(-(decoder.head_dim + padding) // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edgestill.errors import ModelFileError
 from edgestill.progress import Task
-from edgestill.quantize.onnx_blocks import quantize_rows
 from edgestill.tensor_file import TensorFile
+from edgestill.weight_blocks import quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 INT8_ACTIVATIONS: Final = 4

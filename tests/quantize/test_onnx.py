@@ -16,10 +16,10 @@ from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.export.onnx import export_onnx
 from edgestill.quantize import onnx as quantize_module
 from edgestill.quantize.onnx import quantize_onnx
-from edgestill.quantize.onnx_blocks import dequantize_rows, quantize_rows
 from edgestill.runtime.divergence import kl_divergence
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import locate_model
+from edgestill.weight_blocks import dequantize_rows, quantize_rows
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,12 @@ def logits(artifact: Artifact, ids: list[int]) -> np.ndarray:
 
 def divergence(source: Artifact, quantized: Artifact, ids: list[int]) -> float:
     return float(kl_divergence(logits(source, ids), logits(quantized, ids)).mean())
+
+
+def packed_weights(artifact: Artifact) -> dict[str | None, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    initializers = ir.load(artifact.folder / artifact.entry).graph.initializers.values()
+    arrays = {value.name: value.const_value.numpy() for value in initializers if value.const_value is not None}
+    return {name: array for name, array in arrays.items() if array.dtype == np.uint8}
 
 
 @given(
@@ -207,3 +213,27 @@ def test_a_truncated_source_is_an_error_and_leaves_nothing(tiny_checkpoint: Path
     with pytest.raises(ModelFileError, match=name):
         quantize_onnx(source, "int8", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize(
+    "kind", ["tiny_checkpoint", "tiny_qwen2", "tiny_olmo2", "tiny_phi3", "tiny_gemma2", "tiny_gemma3", "tiny_granite"]
+)
+def test_exporting_in_blocks_gives_what_quantising_the_fp32_file_gives(
+    kind: str, precision: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.open(request.getfixturevalue(kind))
+    quantized = quantize_onnx(export_onnx(checkpoint, "fp32", tmp_path), precision, tmp_path / "quantized")
+    exported = export_onnx(checkpoint, precision, tmp_path / "exported")
+    packed = [packed_weights(artifact) for artifact in (quantized, exported)]
+    assert sorted(packed[0]) == sorted(packed[1])
+    for name, array in packed[0].items():
+        np.testing.assert_array_equal(array, packed[1][name])
+    assert divergence(quantized, exported, list(range(10, 90))) < 2e-3
+
+
+def test_gpt2_is_exported_in_blocks_with_its_positions_in_float32(tiny_gpt2: Path, tmp_path: Path) -> None:
+    source = export_onnx(Checkpoint.open(tiny_gpt2), "fp32", tmp_path)
+    exported = export_onnx(Checkpoint.open(tiny_gpt2), "int8", tmp_path)
+    assert divergence(source, exported, list(range(10, 90))) < 0.002
+    assert ir.load(exported.folder / exported.entry).graph.initializers["positions.weight"].dtype == ir.DataType.FLOAT
