@@ -152,7 +152,9 @@ def tiny_phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "original_max_position_embeddings": 64,
     }
     folder = tmp_path_factory.mktemp("tiny-phi3")
-    return make_checkpoint(folder, architecture="phi3", tied=False, rope_parameters=rope)
+    # transformers takes the configuration's own original context (by default 4096) over that of rope_parameters.
+    original = {"original_max_position_embeddings": 64}
+    return make_checkpoint(folder, architecture="phi3", tied=False, rope_parameters=rope, **original)
 
 
 @pytest.fixture(scope="session")
