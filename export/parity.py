@@ -1,16 +1,15 @@
 """Does a file still compute its checkpoint? Its logits against torch's, position by position, case by case.
 
 Every file meets the recipe's gates on held-out text. A file that claims full precision (fp32, f32) also meets, in
-every case, gates that no recipe can loosen: no logit off by more than 1e-3, and the same top-1 token everywhere, but
-for ties that float32 rounding decides; and its tokenizer gives the original's ids. Where the engine itself doesn't
-compute in float32 (llama.cpp's GELU is a table of float16) they can't be met by any file, and the limits are those of
-other precisions: finite logits, and a KV cache that agrees with the prompt run at once.
+every case, gates that no recipe can loosen: those of :mod:`edgestill.export.parity_comparison`, and its tokenizer gives
+the original's ids. Where the engine itself doesn't compute in float32 (llama.cpp's GELU is a table of float16) they
+can't be met by any file, and the limits are those of other precisions: finite logits, and a KV cache that agrees with
+the prompt run at once.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Final, cast
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from edgestill.artifact import Artifact
 from edgestill.errors import CheckpointError, ModelFileError
 from edgestill.export.parity_cases import Case, Run
+from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, Tally
 from edgestill.export.parity_reference import Reference, Rows, first_bad, reference_logits, walk
 from edgestill.export.parity_sessions import Session, sessions
 from edgestill.export.tokenizer_parity import compare_tokenizer, unusable_tokenizer
@@ -30,9 +30,6 @@ from edgestill.storage import sha256_file
 __all__ = ["Reference", "check_parity", "reference_logits"]
 
 EXACT_PRECISIONS: Final = ("fp32", "f32")
-EXACT_MAX_ABS_DIFF: Final = 1e-3
-ROUNDING_TIE: Final = 1e-5
-"""Two reference logits nearer than this are a tie that the order of float32 sums decides."""
 
 STEP_MAX_KL: Final = 0.01
 """With the KV cache against all at once, on one text: for files that aren't full precision, mean KL in nats
@@ -42,45 +39,6 @@ _CACHED: Final = {"steps": "token by token", "chunks": "in pieces, after rewinds
 """Cases that are also compared with the file's own logits of the prompt run at once, and how a person says it."""
 
 _WINDOW_NOTE: Final = re.compile(r"llama\.cpp ignores .*sliding window: from token (\d+) on")
-
-
-@dataclass
-class Tally:
-    """What was compared so far: positions, equal top-1 tokens, those that differ by more than a tie, KL, difference."""
-
-    texts: int = 0
-    positions: int = 0
-    agreed: int = 0
-    beyond_rounding: int = 0
-    total_kl: float = 0.0
-    largest: float = 0.0
-    reasons: list[str] = field(default_factory=list)
-
-    def add(self, expected: Rows, found: Rows) -> None:
-        """Compare logits ``[time, vocab]`` with the reference's."""
-        best = found.argmax(axis=-1)
-        margin = expected.max(axis=-1) - expected[np.arange(len(found)), best]
-        self.texts += 1
-        self.positions += len(found)
-        self.agreed += int((best == expected.argmax(axis=-1)).sum())
-        self.beyond_rounding += int((margin > ROUNDING_TIE).sum())
-        self.total_kl += float(kl_divergence(expected, found).sum())
-        self.largest = max(self.largest, float(np.abs(found - expected).max()))
-
-    @property
-    def mean_kl(self) -> float:
-        """KL(reference || file) averaged over positions, nats."""
-        return max(0.0, self.total_kl / self.positions)
-
-    def refuse_inexact(self, precision: str) -> None:
-        """Add the reasons why this isn't full precision."""
-        if self.beyond_rounding:
-            self.reasons.append(
-                f"{self.beyond_rounding} of {self.positions} top-1 tokens differ; in {precision} none may"
-            )
-        if self.largest > EXACT_MAX_ABS_DIFF:
-            limit = f"{EXACT_MAX_ABS_DIFF:g}, the limit for {precision}"
-            self.reasons.append(f"largest |logit difference| {self.largest:.4g} is above {limit}")
 
 
 class _NotFiniteError(Exception):
@@ -204,13 +162,15 @@ class _Check:
         if not run.pieces:
             found = self._engine.logits(within.text)
             expected = self._reference.whole(run.text)[: len(found)]
+            lengths = np.arange(1, len(found) + 1)
         else:
             found = np.stack(list(walk(self._engine, within)))
             every = self._reference.after_pieces(case, run, beyond=self._session.beyond)
             expected = every[[run.pieces.index(piece) for piece in within.pieces]]
+            lengths = np.array(within.ends) + 1
         if not np.isfinite(found).all():
             raise _NotFiniteError(f"{case.name}: logits not finite ({first_bad(found, index)})")
-        tally.add(expected, found)
+        tally.add(expected, found, lengths)
         if case.name in _CACHED and (reason := self._cache_reason(case, within, found)):
             tally.reasons.append(reason)
 

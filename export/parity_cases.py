@@ -208,7 +208,7 @@ def plan_cases(name: CaseName, texts: Sequence[Sequence[int]], hard: HardIds, mo
         walked.append(filler)
         cases.append(Case("long", tuple(map(Run, walked))))
     cases += [
-        _walks("lengths", walked, lambda text: _lengths(len(text), min(model.affordable, largest) // 2)),
+        _walks("lengths", walked, lambda text: _lengths(len(text), model.affordable // 2)),
         _walks("steps", walked, lambda text: [(at, 1) for at in range(min(len(text), STEP_TOKENS))]),
         _walks("chunks", walked, lambda text: _chunks(min(len(text), max(STEP_TOKENS, room // 4)))),
         _boundary(endless, model),

@@ -202,7 +202,9 @@ def reference_logits(
         cases = plan_cases(name, token_ids, hard_ids(source, tokenizer, engine.vocab_size), sizes)
         if not cases[0].runs:
             raise InputError(_NO_TOKENS)
-        tokens = None if tokenizer is None else original_tokens(str(path), _tokenizer_sha256(source), tokenizer)
+        file = _tokenizer_file(source)
+        digest = None if file is None else sha256_file(file)
+        tokens = None if tokenizer is None else original_tokens(str(path), digest, tokenizer)
         reference = Reference(
             str(path), f"{path.name} on {engine.name}", cases, engine.vocab_size, boundary=boundary, tokens=tokens
         )
@@ -224,7 +226,7 @@ def hard_ids(source: ModelSource, tokenizer: Tokenizer | None, vocab_size: int) 
     if tokenizer is None:
         return HardIds()
     special = set(tokenizer.special_ids)
-    file = source.tokenizer_folder / "tokenizer.json" if source.tokenizer_folder is not None else None
+    file = _tokenizer_file(source)
     if file is not None:
         added = read_json_object(file).get("added_tokens")
         entries = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
@@ -240,13 +242,16 @@ def _boundary_of(source: ModelSource) -> RopeBoundary | None:
     return rope_boundary(read_json_object(file)) if source.kind != "gguf" and file.is_file() else None
 
 
-def _tokenizer_sha256(source: ModelSource) -> str | None:
+def _tokenizer_file(source: ModelSource) -> Path | None:
+    """Return the model's tokenizer.json; None where it has none, or brings its tokenizer inside."""
     if source.kind == "gguf" or source.tokenizer_folder is None:
         return None
-    return sha256_file(source.tokenizer_folder / "tokenizer.json")
+    file = source.tokenizer_folder / "tokenizer.json"
+    return file if file.is_file() else None
 
 
 def _tokenizer_of(source: ModelSource, engine: Engine) -> Tokenizer | None:
     if source.kind == "gguf":
         return GgufTokenizer(cast("LlamaCppEngine", engine))
-    return None if source.tokenizer_folder is None else FastTokenizer(source.tokenizer_folder)
+    file = _tokenizer_file(source)
+    return None if file is None else FastTokenizer(file.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,12 @@ def make_checkpoint(
     fast.save_pretrained(folder)
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>", "pad_token": "<|pad|>"}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., Path]:
+    """The function that writes a random tiny model into a folder: sizes and architecture by keyword."""
+    return make_checkpoint
 
 
 @pytest.fixture(scope="session")
