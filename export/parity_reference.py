@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.errors import GateError, InputError
@@ -26,6 +25,7 @@ from edgestill.export.parity_cases import (
     plan_cases,
     rope_boundary,
 )
+from edgestill.export.parity_comparison import Rows
 from edgestill.export.parity_texts import UNICODE_TEXTS
 from edgestill.export.tokenizer_parity import OriginalTokens, original_tokens
 from edgestill.progress import SILENT, Progress
@@ -36,8 +36,6 @@ from edgestill.storage import sha256_file
 if TYPE_CHECKING:
     from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
     from edgestill.runtime.model_source import ModelSource
-
-Rows = NDArray[np.float32]
 
 _Key = tuple[Literal["whole", "walked", "ends"], Run]
 """All positions of a text run whole; those after each piece; those after each piece of the same text run whole."""

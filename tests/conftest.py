@@ -60,6 +60,7 @@ def make_checkpoint(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
+        "vocab_size": len(fast),
         **sizes,
     }
     kind = {
@@ -76,7 +77,6 @@ def make_checkpoint(
         "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
     }[architecture]
     config = kind[0](
-        vocab_size=len(fast),
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
