@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pydantic import ValidationError
+
 from edgestill.artifact import PARITY_FILE, Artifact, Checkpoint, Format
 from edgestill.dataset import Example, read_examples
-from edgestill.errors import InputError
+from edgestill.errors import InputError, ModelFileError
 from edgestill.progress import Progress
 from edgestill.recipe import Gates
 from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, ParityDocument, Refused
@@ -112,6 +114,21 @@ def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Prog
         remove(refused)
         artifact.folder.rename(refused)
     return parity
+
+
+def recorded_parity(artifact: Artifact) -> Parity | None:
+    """Return what parity.json says of an artifact; None when there is none, or it is about other bytes.
+
+    Raises ModelFileError when the file isn't what the check writes.
+    """
+    path = artifact.folder / PARITY_FILE
+    if not path.is_file():
+        return None
+    try:
+        document = ParityDocument.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelFileError(f"{path}: not a parity result ({str(error).splitlines()[0]}); remove it") from error
+    return document.parity if document.sha256 == artifact.sha256 else None
 
 
 def export_checked(

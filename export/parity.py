@@ -17,8 +17,8 @@ import numpy as np
 from edgestill.artifact import Artifact
 from edgestill.errors import CheckpointError, ModelFileError
 from edgestill.export.parity_cases import Case, Run
-from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, Tally
-from edgestill.export.parity_reference import Reference, Rows, first_bad, reference_logits, walk
+from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, Rows, Tally
+from edgestill.export.parity_reference import Reference, first_bad, reference_logits, walk
 from edgestill.export.parity_sessions import Session, sessions
 from edgestill.export.tokenizer_parity import compare_tokenizer, unusable_tokenizer
 from edgestill.progress import SILENT, Progress, Task

@@ -27,7 +27,8 @@ def parity_section(document: ReportDocument) -> Section:
 def cases_section(document: ReportDocument) -> Section:
     """Return one row a file and one column a case of the parity check; a case that no file ran is named instead."""
     found = [case for model in document.models if model.parity for case in model.parity.cases]
-    names = tuple(dict.fromkeys(case.name for case in found if case.positions))
+    run = {case.name for case in found if case.positions}
+    names = tuple(name for name in dict.fromkeys(case.name for case in found) if name in run)
     skipped = dict.fromkeys((case.name, case.note) for case in found if case.name not in names)
     left_out = "".join(f" Not run: {_label(name)} ({printable(note)})." for name, note in skipped)
     return Section(
