@@ -185,7 +185,7 @@ def reference_logits(
     told. Raises InputError when there is no token to compare on, GateError when the reference itself gives logits
     that aren't finite.
     """
-    from edgestill.runtime.engines import DEFAULT_CONTEXT, open_engine
+    from edgestill.runtime.engines import BYTES_PER_THREAD, DEFAULT_CONTEXT, available_cpus, open_engine
     from edgestill.runtime.model_source import locate_model
 
     path = model.path if isinstance(model, Checkpoint) else model
@@ -193,7 +193,9 @@ def reference_logits(
     boundary = _boundary_of(source)
     length = boundary_length(boundary)
     context = max(DEFAULT_CONTEXT, length) if length is not None and length <= BOUNDARY_POSITIONS else None
-    engine = open_engine(source, context_length=context)
+    # As for the other engines: in a small model threads wait for each other longer than they work.
+    threads = max(1, min(available_cpus(), -(-source.size_bytes // BYTES_PER_THREAD)))
+    engine = open_engine(source, threads=threads, context_length=context)
     try:
         tokenizer = tokenizer or _tokenizer_of(source, engine)
         sizes = Model(engine.vocab_size, engine.context_length, engine.weights_bytes or source.size_bytes, boundary)
@@ -217,6 +219,10 @@ def reference_logits(
         return reference
     finally:
         engine.close()
+        if source.kind == "transformers":
+            import torch
+
+            torch.set_num_threads(available_cpus())  # it is the process's: what comes next may be a training
 
 
 def hard_ids(source: ModelSource, tokenizer: Tokenizer | None, vocab_size: int) -> HardIds:
