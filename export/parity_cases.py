@@ -148,12 +148,16 @@ class HardIds:
 
 @dataclass(frozen=True)
 class Model:
-    """What of a reference's model decides the plan: sizes in tokens, logits a position, and bytes."""
+    """What of a reference's model decides the plan: sizes in tokens, logits a position, and bytes.
+
+    ``no_boundary`` says why there is no ``boundary`` to cross.
+    """
 
     vocab_size: int
     context_length: int
     weights_bytes: int
     boundary: RopeBoundary | None = None
+    no_boundary: str = "config.json has no rotary scaling whose original context is below its context"
 
     @property
     def affordable(self) -> int:

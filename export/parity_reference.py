@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -198,7 +199,10 @@ def reference_logits(
     engine = open_engine(source, threads=threads, context_length=context)
     try:
         tokenizer = tokenizer or _tokenizer_of(source, engine)
-        sizes = Model(engine.vocab_size, engine.context_length, engine.weights_bytes or source.size_bytes, boundary)
+        weights = engine.weights_bytes or source.size_bytes
+        sizes = Model(engine.vocab_size, engine.context_length, weights, boundary)
+        if source.kind == "gguf":
+            sizes = replace(sizes, no_boundary="the reference is a GGUF file, which doesn't tell where one is")
         cases = plan_cases(name, token_ids, hard_ids(source, tokenizer, engine.vocab_size), sizes)
         if not cases[0].runs:
             raise InputError(_NO_TOKENS)

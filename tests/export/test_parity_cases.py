@@ -256,6 +256,19 @@ def test_a_reference_without_tokenizer_still_checks_what_needs_none(tiny_checkpo
     assert not_run == {name: "the reference has no tokenizer" for name in ("unicode", "special-tokens")}
 
 
+def test_a_gguf_file_can_be_the_reference_of_one_made_from_it(long_phi3: Path, tmp_path: Path) -> None:
+    from edgestill.quantize import quantize_artifact
+
+    source = export(long_phi3, tmp_path, "gguf")
+    with reference_logits(source.model_path, TEXTS) as reference:
+        assert check(source, reference).max_abs_diff.value == 0
+        result = check(quantize_artifact(source, "q8_0", tmp_path), reference)
+    assert result.passed, result.reasons
+    assert result.cases[-1].note == "the reference is a GGUF file, which doesn't tell where one is"
+    assert result.tokenizer is not None
+    assert result.tokenizer.ids_equal == result.tokenizer.texts
+
+
 def by_name(cases: Sequence[Case]) -> dict[str, Case]:
     return {case.name: case for case in cases}
 
