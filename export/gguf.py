@@ -13,6 +13,7 @@ import numpy as np
 
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import UnsupportedError
+from edgestill.export.announce import announce_size
 from edgestill.export.architectures import Decoder, describe_checkpoint
 from edgestill.export.gguf_metadata import add_metadata
 from edgestill.export.gguf_pretokenizer import choose_pretokenizer
@@ -51,7 +52,7 @@ def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
             original = load_tokenizer(checkpoint)
             described = read_tokenizer(checkpoint, original, decoder.vocab_size)
             tokenizer = choose_pretokenizer(original, described, decoder.gguf_architecture, folder)
-            digest = _write(folder / ENTRY, checkpoint, decoder, tokenizer, weights, precision, progress)
+            digest = _write(folder / ENTRY, final, checkpoint, decoder, tokenizer, weights, precision, progress)
             notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
             Artifact.describe(folder, "gguf", precision, ENTRY, parent=parent.result(), notes=notes, hashes=hashes)
     return Artifact.open(final)
@@ -59,6 +60,7 @@ def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
 
 def _write(
     path: Path,
+    final: Path,
     checkpoint: Checkpoint,
     decoder: Decoder,
     tokenizer: GgufTokenizer,
@@ -79,12 +81,15 @@ def _write(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
+        alignment = writer.data_alignment
+        padded = sum(-(-tensor.nbytes // alignment) * alignment for tensor in tensors)
+        announce_size(progress, final, path.parent, -(-writer.fout[0].tell() // alignment) * alignment + padded)
         total = sum(tensor.nbytes for tensor in tensors)
         with (
             progress.task(f"gguf-{precision}", total, "bytes") as task,
             HashedFile(writer.fout[0], path) as file,
         ):
-            write_tensors(tensors, file, writer.data_alignment, task, checkpoint.path)
+            write_tensors(tensors, file, alignment, task, checkpoint.path)
             return file.hexdigest()
     finally:
         writer.close()

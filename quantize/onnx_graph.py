@@ -5,6 +5,7 @@ Imports onnx_ir: import it inside a function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -166,7 +167,7 @@ class BlockQuantizer:
     def _tensor(
         self, name: str, pieces: Iterable[NDArray[np.generic]], dtype: ir.DataType, shape: tuple[int, ...]
     ) -> ir.ExternalTensor:
-        extent = self._file.add(pieces)
+        extent = self._file.add(pieces, int(math.prod(shape) * dtype.itemsize))
         return ir.ExternalTensor(
             self._file.path.name,
             extent.offset,

@@ -78,14 +78,17 @@ class OnnxRuntimeEngine:
             raise ModelFileError(
                 f"{path}: logits are {outputs['logits'].type}, the KV cache {past.type}: not supported"
             )
-        vocabulary = outputs["logits"].shape[-1]
-        if not isinstance(vocabulary, int) or not isinstance(past.shape[1], int) or not isinstance(past.shape[3], int):
+        vocabulary, kv_heads, head_size = outputs["logits"].shape[-1], past.shape[1], past.shape[3]
+        if not isinstance(head_size, int):
+            # onnxruntime-genai's builder leaves it open in the graph and writes it down beside it.
+            head_size = _genai_number(path.parent, "decoder", "head_size")
+        if not isinstance(vocabulary, int) or not isinstance(kv_heads, int) or head_size is None:
             raise ModelFileError(
                 f"{path}: the graph doesn't fix its vocabulary, KV heads and head size; export it again"
             )
         self.vocab_size = vocabulary
         self._dtype = _DTYPES[outputs["logits"].type]
-        self._kv = (past.shape[1], past.shape[3], _DTYPES[past.type])
+        self._kv = (kv_heads, head_size, _DTYPES[past.type])
         self.shares_buffers = _mentions(path, _SHARED_ATTENTION)
         self._chunk = max(32, min(_MAX_CHUNK, _OUTPUT_FLOATS // self.vocab_size))
         self._position = 0
@@ -224,23 +227,29 @@ def _mentions(path: Path, needle: bytes) -> bool:
 
 def _context_length(source: ModelSource) -> int | None:
     """Return the context that the model was trained for, from the files beside it (None: they don't say)."""
-    folders = [source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])]
-    for folder in folders:
-        for name, keys in (
-            ("config.json", ("max_position_embeddings",)),
-            ("genai_config.json", ("model", "context_length")),
-        ):
-            path = folder / name
-            if not path.is_file():
-                continue
-            try:
-                value = json.loads(path.read_text(encoding="utf-8"))
-                for key in keys:
-                    value = value[key]
-            except KeyError:
-                continue
-            except (OSError, ValueError, TypeError, RecursionError) as error:
-                raise ModelFileError(f"{path}: not a readable configuration ({error})") from error
-            if isinstance(value, int) and value > 0:
-                return value
+    for folder in (source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])):
+        found = _number_in(folder / "config.json", ("max_position_embeddings",)) or _genai_number(
+            folder, "context_length"
+        )
+        if found is not None:
+            return found
     return None
+
+
+def _genai_number(folder: Path, *keys: str) -> int | None:
+    return _number_in(folder / "genai_config.json", ("model", *keys))
+
+
+def _number_in(path: Path, keys: Sequence[str]) -> int | None:
+    """Return the positive integer under nested keys of a JSON file, None where it has none."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
+    except KeyError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a readable configuration ({error})") from error
+    return value if isinstance(value, int) and value > 0 else None
