@@ -83,7 +83,8 @@ class GraphBuilder:
         scales: list[NDArray[np.float32]] = []
 
         def quantized(job: RowJob) -> Blocks:
-            found = quantize_rows(job(), bits, block)
+            with np.errstate(invalid="ignore"):
+                found = quantize_rows(job(), bits, block)
             if not np.isfinite(found.scales).all():
                 raise self._not_finite(name)
             return found

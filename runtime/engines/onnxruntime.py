@@ -114,7 +114,7 @@ class OnnxRuntimeEngine:
             if self._has_positions:
                 self._one_position[0, 0] = self._position
             self._one.bind_ortvalue_input("attention_mask", self._masks[total] or self._mask_of(total))
-            self._session.run_with_iobinding(self._one)
+            self._execute(self._one)
             self._position = total
             return self._as_float32(self._one_view)
         check_room(self, count)
@@ -156,11 +156,17 @@ class OnnxRuntimeEngine:
         logits = np.empty((1, len(ids), self.vocab_size), self._dtype)
         binding = self._bind(np.ascontiguousarray(ids[None, :]), positions, logits)
         binding.bind_ortvalue_input("attention_mask", self._mask_of(total))
-        self._session.run_with_iobinding(binding)
+        self._execute(binding)
         if not self.shares_buffers:
             self._cache = list(binding.get_outputs()[1:])
         self._position = total
         return self._as_float32(logits[0])
+
+    def _execute(self, binding: Any) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+        except _errors() as error:
+            raise ModelFileError(f"{self.path}: onnxruntime can't run it ({_first_line(error)})") from error
 
     def _bind(self, ids: NDArray[np.int64], positions: NDArray[np.int64], logits: NDArray[Any]) -> Any:
         binding = self._session.io_binding()
@@ -196,8 +202,6 @@ class OnnxRuntimeEngine:
 
 
 def _load(runtime: Any, path: Path, threads: int) -> Any:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -205,7 +209,15 @@ def _load(runtime: Any, path: Path, threads: int) -> Any:
     options.log_severity_level = 4  # what goes wrong arrives as an exception
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
+    except _errors() as error:
+        raise ModelFileError(f"{path}: onnxruntime can't load it ({_first_line(error)})") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises over a model; its own exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -215,9 +227,12 @@ def _load(runtime: Any, path: Path, threads: int) -> Any:
         state.RuntimeException,
         RuntimeError,
         OSError,
-    ) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelFileError(f"{path}: onnxruntime can't load it ({reason[0]})") from error
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _mentions(path: Path, needle: bytes) -> bool:
