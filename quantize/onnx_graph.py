@@ -20,7 +20,6 @@ from edgestill.weight_blocks import quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 INT8_ACTIVATIONS: Final = 4
-FLOAT_ACTIVATIONS: Final = 0
 _EMBEDDING_BITS: Final = 8
 # Small enough that the arithmetic stays in the CPU's cache.
 _PIECE_WEIGHTS: Final = 1 << 17
@@ -184,13 +183,6 @@ class BlockQuantizer:
         )
         self._graph.initializers[name] = value
         return value
-
-
-def set_accuracy_level(model: ir.Model, bits: int, level: int) -> None:
-    """Set how MatMulNBits nodes of ``bits`` compute: with int8 or with float activations."""
-    for node in model.graph:
-        if node.op_type == "MatMulNBits" and node.attributes["bits"].as_int() == bits:
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
 def _read(tensor: ir.TensorProtocol) -> NDArray[np.float32]:
