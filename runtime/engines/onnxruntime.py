@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgestill.errors import ModelFileError
 from edgestill.runtime.engine import Logits, check_room
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
+from edgestill.runtime.huge_pages import WORTH_BYTES, collapse_anonymous_memory
 from edgestill.runtime.model_source import ModelSource
 
 _MAX_CHUNK: Final = 512
@@ -49,7 +50,8 @@ class OnnxRuntimeEngine:
     """An ONNX decoder with one sequence; see :class:`edgestill.runtime.engine.Engine`.
 
     ``shares_buffers`` says whether past and present are one buffer; where it is False (a graph without
-    GroupQueryAttention) every step copies the cache. ``weights_bytes`` is the size of the model's files.
+    GroupQueryAttention) every step copies the cache. ``weights_bytes`` is the size of the model's files,
+    ``huge_page_bytes`` how much of the process's memory was moved to huge pages after loading.
     """
 
     name = "onnxruntime"
@@ -63,6 +65,7 @@ class OnnxRuntimeEngine:
         self.context_length = context_length
         files = [path, *path.parent.glob(f"{path.name}.*")]
         self.weights_bytes: int | None = sum(file.stat().st_size for file in files)
+        self.huge_page_bytes = collapse_anonymous_memory() if self.weights_bytes >= WORTH_BYTES else 0
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = {one.name: one for one in self._session.get_outputs()}
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
