@@ -6,6 +6,7 @@ Layout and keys: the GGUF specification in ggml's docs; tensor names from ``gguf
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
 ENTRY: Final = "model.gguf"
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a file is made from: a checkpoint, its sha256, and its architecture and tokenizer in GGUF's terms."""
+
+    checkpoint: Checkpoint
+    decoder: Decoder
+    tokenizer: GgufTokenizer
+    sha256: str
+
+
 def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
     """Write ``out_dir/gguf-<precision>/model.gguf`` (``f32``, ``f16``, ``bf16``, ``q8_0``) and return the artifact.
 
@@ -52,28 +63,21 @@ def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
             original = load_tokenizer(checkpoint)
             described = read_tokenizer(checkpoint, original, decoder.vocab_size)
             tokenizer = choose_pretokenizer(original, described, decoder.gguf_architecture, folder)
-            digest = _write(folder / ENTRY, final, checkpoint, decoder, tokenizer, weights, precision, progress)
-            notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
-            Artifact.describe(folder, "gguf", precision, ENTRY, parent=parent.result(), notes=notes, hashes=hashes)
+            source = Source(checkpoint, decoder, tokenizer, parent.result())
+        digest = _write(folder / ENTRY, final, source, weights, precision, progress)
+        notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
+        Artifact.describe(folder, "gguf", precision, ENTRY, parent=source.sha256, notes=notes, hashes=hashes)
     return Artifact.open(final)
 
 
-def _write(
-    path: Path,
-    final: Path,
-    checkpoint: Checkpoint,
-    decoder: Decoder,
-    tokenizer: GgufTokenizer,
-    weights: Weights,
-    precision: str,
-    progress: Progress,
-) -> str:
+def _write(path: Path, final: Path, source: Source, weights: Weights, precision: str, progress: Progress) -> str:
     """Write the file and return its sha256."""
-    writer: gguf.GGUFWriter = open_writer(path, decoder.gguf_architecture)
+    writer: gguf.GGUFWriter = open_writer(path, source.decoder.gguf_architecture)
     try:
-        add_metadata(writer, checkpoint, decoder, precision, tokenizer.model_name)
-        tokenizer.write(writer)
-        tensors = gguf_tensors(decoder, weights, precision)
+        rename = source.tokenizer.model_name
+        add_metadata(writer, source.checkpoint, source.decoder, precision, source.sha256, rename)
+        source.tokenizer.write(writer)
+        tensors = gguf_tensors(source.decoder, weights, precision)
         for tensor in tensors:
             raw: Any = _tensor_type(tensor.encoding.number)
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=raw)
@@ -89,7 +93,7 @@ def _write(
             progress.task(f"gguf-{precision}", total, "bytes") as task,
             HashedFile(writer.fout[0], path) as file,
         ):
-            write_tensors(tensors, file, alignment, task, checkpoint.path)
+            write_tensors(tensors, file, alignment, task, source.checkpoint.path)
             return file.hexdigest()
     finally:
         writer.close()
