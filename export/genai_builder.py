@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -29,11 +30,14 @@ def build_with_genai(
     ``refusal`` is why we don't write it ourselves: it is raised as UnsupportedError where the builder isn't installed
     or doesn't know the architecture either. Raises StageError when the builder fails otherwise.
     """
-    if any(find_spec(package) is None for package in _PACKAGES):
+    found = [find_spec(package) for package in _PACKAGES]
+    if any(package is None for package in found):
         raise UnsupportedError(
             f"{refusal}; for more: pip install 'edgestill[distill,genai]' (onnxruntime-genai's model builder)"
         )
     version = metadata.version("onnxruntime-genai")
+    if not _names(found[0], checkpoint):
+        raise UnsupportedError(f"{refusal}; onnxruntime-genai {version} doesn't build it either")
     progress.note(f"not described here: onnxruntime-genai {version}'s model builder writes it, whole in memory")
     cache = folder / "builder-cache"
     words = ("-m", str(checkpoint.path), "-o", str(folder), "-p", precision, "-e", "cpu", "-c", str(cache))
@@ -48,10 +52,19 @@ def build_with_genai(
         )
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     last = lines[-1].strip() if lines else "no message"
-    if done.returncode and last.startswith("NotImplementedError"):
-        raise UnsupportedError(f"{refusal}; onnxruntime-genai {version} doesn't build it either")
     if done.returncode or not (folder / "model.onnx").is_file():
         raise StageError(f"{checkpoint.path}: onnxruntime-genai {version}'s model builder failed: {last}")
     if cache.is_dir():
         cache.rmdir()
     return (f"written by onnxruntime-genai {version}'s model builder, not by edgestill's own writer",)
+
+
+def _names(package: ModuleSpec | None, checkpoint: Checkpoint) -> bool:
+    """Whether the builder's source names the architecture: asking it costs seconds, and torch."""
+    names = checkpoint.config().get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    folders = package.submodule_search_locations if package is not None else None
+    if not isinstance(name, str) or not name.isidentifier() or not folders:
+        return False
+    source = Path(folders[0]) / "models" / "builder.py"
+    return source.is_file() and f'"{name}"' in source.read_text(encoding="utf-8")
