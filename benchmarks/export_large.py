@@ -1,6 +1,6 @@
-"""Converting a large checkpoint: peak anonymous memory and wall time, llama.cpp's converter beside us.
+"""Converting a large checkpoint: peak anonymous memory and wall time, the peers' converters beside us.
 
-    python benchmarks/export_large.py --model 1.5b --scratch FOLDER --tokenizers FOLDER [--converter PATH]
+    python benchmarks/export_large.py --model 1.5b --scratch FOLDER --tokenizers FOLDER [--converter PATH] [--builder]
 
 Makes a bfloat16 checkpoint of random weights in shards, in the shape of Qwen2.5-1.5B (``1.5b``, 3.1 GB) or
 Phi-4-mini (``3.8b``, 7.7 GB), and converts it, each command in a process of its own, in turn, ``--rounds`` times.
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--tokenizers", type=Path, required=True)
     parser.add_argument("--converter", type=Path, help="convert_hf_to_gguf.py")
+    parser.add_argument("--builder", action="store_true", help="onnxruntime-genai's builder too, for onnx")
     parser.add_argument("--what", nargs="*", default=["gguf-f16", "gguf-q8_0"])
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
@@ -131,6 +132,9 @@ def main() -> None:
         if options.converter is not None and format == "gguf":
             peer = [sys.executable, str(options.converter), str(checkpoint), "--outtype", precision]
             commands["convert_hf_to_gguf"] = [*peer, "--outfile", str(out / "peer.gguf")]
+        if options.builder and format == "onnx":
+            peer = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", str(checkpoint), "-p", precision]
+            commands["onnxruntime-genai"] = [*peer, "-e", "cpu", "-o", str(out / "peer"), "-c", str(out / "cache")]
         walls: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():

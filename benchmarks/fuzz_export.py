@@ -125,7 +125,7 @@ def run_case(source: Path, seed: int) -> tuple[str, str]:
         folder, out = Path(scratch) / "damaged", Path(scratch) / "out"
         shutil.copytree(source, folder)
         what = damage(folder, rng)
-        format, precision = rng.choice((("gguf", "f16"), ("gguf", "q8_0"), ("onnx", "fp32")))
+        format, precision = rng.choice((("gguf", "f16"), ("gguf", "q8_0"), ("onnx", "fp32"), ("onnx", "int4")))
         try:
             artifact = export_checkpoint(Checkpoint.open(folder), format, precision, out)  # type: ignore[arg-type]
         except EdgestillError as error:

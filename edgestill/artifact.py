@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -85,7 +87,9 @@ class Checkpoint:
         """Return one hash over config, weights and tokenizer (not over training state beside them)."""
         configs = [self.path / name for name in CONFIG_FILES if (self.path / name).is_file()]
         files = [*configs, *self.weight_files(), *self.tokenizer_files()]
-        return sha256_json(sorted([file.name, sha256_file(file)] for file in files))
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
+            digests = pool.map(sha256_file, files)
+            return sha256_json(sorted([file.name, digest] for file, digest in zip(files, digests, strict=True)))
 
 
 def read_json_object(path: Path) -> dict[str, object]:

@@ -39,14 +39,30 @@ class TensorFile:
     ) -> None:
         self._stream.close()
 
-    def add(self, pieces: Iterable[NDArray[np.generic]]) -> Extent:
-        """Append one tensor given as consecutive pieces (C order) and return where it lies."""
+    def add(self, pieces: Iterable[NDArray[np.generic]], length: int) -> Extent:
+        """Append one tensor of ``length`` bytes, given as consecutive pieces (C order), and return where it lies."""
         offset = self._stream.tell()
         if padding := -offset % ALIGNMENT:
             self._stream.write(bytes(padding))
             offset += padding
-        length = 0
+        written = 0
         for piece in pieces:
             little_endian = piece.astype(piece.dtype.newbyteorder("<"), copy=False)
-            length += self._stream.write(np.ascontiguousarray(little_endian).data.cast("B"))
+            written += self._stream.write(np.ascontiguousarray(little_endian).data.cast("B"))
+        if written != length:
+            raise ValueError(f"a tensor of {length} bytes was given {written}")
+        return Extent(offset, length)
+
+
+class PlannedFile:
+    """Says where a TensorFile would put tensors and writes nothing; ``size`` is what the file would have, in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+
+    def add(self, pieces: Iterable[NDArray[np.generic]], length: int) -> Extent:
+        """Return where a tensor of ``length`` bytes would lie; ``pieces`` are left alone."""
+        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+        self.size = offset + length
         return Extent(offset, length)

@@ -11,7 +11,10 @@ from edgestill.artifact import Artifact, Checkpoint, Format
 from edgestill.errors import UnsupportedError
 from edgestill.progress import SILENT, Progress
 
-PRECISIONS: dict[Format, tuple[str, ...]] = {"onnx": ("fp32", "int8", "int4"), "gguf": ("f32", "f16", "bf16", "q8_0")}
+PRECISIONS: dict[Format, tuple[str, ...]] = {
+    "onnx": ("fp32", "fp16", "int8", "int4"),
+    "gguf": ("f32", "f16", "bf16", "q8_0"),
+}
 
 
 def export_checkpoint(

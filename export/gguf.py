@@ -6,6 +6,7 @@ Layout and keys: the GGUF specification in ggml's docs; tensor names from ``gguf
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import UnsupportedError
+from edgestill.export.announce import announce_size
 from edgestill.export.architectures import Decoder, describe_checkpoint
 from edgestill.export.gguf_metadata import add_metadata
 from edgestill.export.gguf_pretokenizer import choose_pretokenizer
@@ -27,6 +29,16 @@ if TYPE_CHECKING:
     import gguf
 
 ENTRY: Final = "model.gguf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file is made from: a checkpoint, its sha256, and its architecture and tokenizer in GGUF's terms."""
+
+    checkpoint: Checkpoint
+    decoder: Decoder
+    tokenizer: GgufTokenizer
+    sha256: str
 
 
 def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
@@ -51,27 +63,21 @@ def export_gguf(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progre
             original = load_tokenizer(checkpoint)
             described = read_tokenizer(checkpoint, original, decoder.vocab_size)
             tokenizer = choose_pretokenizer(original, described, decoder.gguf_architecture, folder)
-            digest = _write(folder / ENTRY, checkpoint, decoder, tokenizer, weights, precision, progress)
-            notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
-            Artifact.describe(folder, "gguf", precision, ENTRY, parent=parent.result(), notes=notes, hashes=hashes)
+            source = Source(checkpoint, decoder, tokenizer, parent.result())
+        digest = _write(folder / ENTRY, final, source, weights, precision, progress)
+        notes, hashes = (*tokenizer.notes, *decoder.gguf_notes), {ENTRY: digest}
+        Artifact.describe(folder, "gguf", precision, ENTRY, parent=source.sha256, notes=notes, hashes=hashes)
     return Artifact.open(final)
 
 
-def _write(
-    path: Path,
-    checkpoint: Checkpoint,
-    decoder: Decoder,
-    tokenizer: GgufTokenizer,
-    weights: Weights,
-    precision: str,
-    progress: Progress,
-) -> str:
+def _write(path: Path, final: Path, source: Source, weights: Weights, precision: str, progress: Progress) -> str:
     """Write the file and return its sha256."""
-    writer: gguf.GGUFWriter = open_writer(path, decoder.gguf_architecture)
+    writer: gguf.GGUFWriter = open_writer(path, source.decoder.gguf_architecture)
     try:
-        add_metadata(writer, checkpoint, decoder, precision, tokenizer.model_name)
-        tokenizer.write(writer)
-        tensors = gguf_tensors(decoder, weights, precision)
+        rename = source.tokenizer.model_name
+        add_metadata(writer, source.checkpoint, source.decoder, precision, source.sha256, rename)
+        source.tokenizer.write(writer)
+        tensors = gguf_tensors(source.decoder, weights, precision)
         for tensor in tensors:
             raw: Any = _tensor_type(tensor.encoding.number)
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=raw)
@@ -79,12 +85,15 @@ def _write(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
+        alignment = writer.data_alignment
+        padded = sum(-(-tensor.nbytes // alignment) * alignment for tensor in tensors)
+        announce_size(progress, final, path.parent, -(-writer.fout[0].tell() // alignment) * alignment + padded)
         total = sum(tensor.nbytes for tensor in tensors)
         with (
             progress.task(f"gguf-{precision}", total, "bytes") as task,
             HashedFile(writer.fout[0], path) as file,
         ):
-            write_tensors(tensors, file, writer.data_alignment, task, checkpoint.path)
+            write_tensors(tensors, file, alignment, task, source.checkpoint.path)
             return file.hexdigest()
     finally:
         writer.close()

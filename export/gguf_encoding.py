@@ -94,7 +94,8 @@ def _q8_0(stored: Stored) -> NDArray[Any]:
         halves = scales.astype("<f2")
     if not np.isfinite(halves).all():
         raise UnsupportedError(f"has a value of size {float(peaks.max()):g}, too large for q8_0")
-    scaled = np.multiply(values.reshape(-1, Q8_0_BLOCK), inverse[:, None], out=sizes.reshape(-1, Q8_0_BLOCK))
+    with np.errstate(invalid="ignore"):
+        scaled = np.multiply(values.reshape(-1, Q8_0_BLOCK), inverse[:, None], out=sizes.reshape(-1, Q8_0_BLOCK))
     scaled += np.copysign(_BELOW_HALF, scaled)
     written = np.empty((len(peaks), _Q8_0_BYTES), np.uint8)
     written[:, :2] = halves[:, None].view(np.uint8)

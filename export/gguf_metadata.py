@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,13 +23,21 @@ def add_metadata(
     checkpoint: Checkpoint,
     decoder: Decoder,
     precision: str,
+    sha256: str,
     rename: Callable[[str], str] = lambda name: name,
 ) -> None:
-    """Add every key but the tokenizer's. ``rename`` has the last word on the model's name."""
+    """Add every key but the tokenizer's.
+
+    ``sha256`` is the checkpoint's, kept as ``edgestill.checkpoint_sha256``; ``rename`` has the last word on the
+    model's name.
+    """
     import gguf
 
     architecture = decoder.gguf_architecture
     _add_general(writer, checkpoint, decoder, rename)
+    with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout that isn't installed
+        writer.add_string("edgestill.version", metadata.version("edgestill"))
+    writer.add_string("edgestill.checkpoint_sha256", sha256)
     writer.add_file_type(_FILE_TYPES[precision])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(decoder.context_length)
@@ -66,14 +76,14 @@ def _add_general(
     parameters = {key: value for key, value in checkpoint.config().items() if key == "_name_or_path"}
     if not isinstance(parameters.get("_name_or_path"), str):
         parameters = {}
-    metadata = gguf.Metadata.apply_metadata_heuristic(
+    card = gguf.Metadata.apply_metadata_heuristic(
         gguf.Metadata(), _model_card(checkpoint.path), parameters, None, decoder.parameters()
     )
     # Not the folder's name: the same checkpoint gives the same bytes wherever it lies.
-    metadata.name = rename(metadata.name or f"{decoder.gguf_architecture} {label}")
-    metadata.size_label = metadata.size_label or label
+    card.name = rename(card.name or f"{decoder.gguf_architecture} {label}")
+    card.size_label = card.size_label or label
     writer.add_type("model")
-    metadata.set_gguf_meta_model(writer)
+    card.set_gguf_meta_model(writer)
 
 
 def _model_card(folder: Path) -> dict[str, object]:

@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir  # noqa: TID253
 from numpy.typing import NDArray
 
+from edgestill.errors import CheckpointError, UnsupportedError
 from edgestill.export.parallel import in_order
 from edgestill.export.weights import Weights
-from edgestill.tensor_file import TensorFile
+from edgestill.tensor_file import PlannedFile, TensorFile
 from edgestill.weight_blocks import Blocks, quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
@@ -43,11 +44,17 @@ class Matrix(NamedTuple):
 
 
 class GraphBuilder:
-    """Collects nodes and initializers while weights stream into ``file``."""
+    """Collects nodes and initializers while weights stream into ``file``; into a PlannedFile none are read.
 
-    def __init__(self, weights: Weights, file: TensorFile) -> None:
+    ``floats`` is the type of what isn't quantised: weights, activations and the KV cache.
+    """
+
+    def __init__(
+        self, weights: Weights, file: TensorFile | PlannedFile, floats: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
         self._weights = weights
         self._file = file
+        self._floats = floats
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
 
@@ -55,7 +62,7 @@ class GraphBuilder:
         if factor == 1.0:
             return source
         return self._node(
-            "Mul", (source, self._constant(f"{name}.factor", np.array(factor, np.float32))), f"{name}.scaled"
+            "Mul", (source, self._constant(f"{name}.factor", self._as_floats(np.array(factor)))), f"{name}.scaled"
         )
 
     def _add(self, name: str, tensor: str) -> ir.Value:
@@ -67,7 +74,7 @@ class GraphBuilder:
                 yield self._weights.rows(tensor, start, start + step)
                 self._weights.release(tensor, start, start + step)
 
-        return self._store(name, pieces(), shape)
+        return self._store_floats(name, pieces(), shape, tensor)
 
     def _quantized(self, name: str, rows: Iterable[RowJob], outputs: int, inputs: int, bits: int) -> Matrix:
         """Store ``[outputs, inputs]``, given as jobs for consecutive rows, in blocks of ``bits`` bits."""
@@ -76,7 +83,11 @@ class GraphBuilder:
         scales: list[NDArray[np.float32]] = []
 
         def quantized(job: RowJob) -> Blocks:
-            return quantize_rows(job(), bits, block)
+            with np.errstate(invalid="ignore"):
+                found = quantize_rows(job(), bits, block)
+            if not np.isfinite(found.scales).all():
+                raise self._not_finite(name)
+            return found
 
         def pieces() -> Iterator[NDArray[np.uint8]]:
             for part in in_order(functools.partial(quantized, job) for job in rows):
@@ -139,7 +150,7 @@ class GraphBuilder:
         shape: Sequence[int],
         dtype: ir.DataType = ir.DataType.FLOAT,
     ) -> ir.Value:
-        extent = self._file.add(pieces)
+        extent = self._file.add(pieces, int(math.prod(shape) * dtype.itemsize))
         tensor = ir.ExternalTensor(
             self._file.path.name,
             extent.offset,
@@ -151,7 +162,37 @@ class GraphBuilder:
         )
         return self._initializer(name, tensor)
 
-    def _constant(self, name: str, array: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.float32]) -> ir.Value:
+    def _store_floats(
+        self, name: str, pieces: Iterable[NDArray[np.float32]], shape: Sequence[int], source: str
+    ) -> ir.Value:
+        """Store a tensor in the graph's float type. ``source`` is the tensor of the checkpoint that errors name."""
+
+        def checked() -> Iterator[NDArray[np.generic]]:
+            for piece in pieces:
+                if not np.isfinite(piece).all():
+                    raise self._not_finite(source)
+                written = self._as_floats(piece)
+                if not np.isfinite(written).all():
+                    raise UnsupportedError(
+                        f"{self._weights.path}: tensor {source!r} has a value of size {float(np.abs(piece).max()):g}; "
+                        "fp16 ends at 65504, export with precision fp32"
+                    )
+                yield written
+
+        return self._store(name, checked(), shape, self._floats)
+
+    def _as_floats(self, array: NDArray[np.generic]) -> NDArray[np.float32] | NDArray[np.float16]:
+        with np.errstate(over="ignore"):
+            if self._floats == ir.DataType.FLOAT16:
+                return array.astype(np.float16, copy=False)
+            return array.astype(np.float32, copy=False)
+
+    def _not_finite(self, source: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._weights.path}: tensor {source!r} has NaN or infinite values; the checkpoint is damaged"
+        )
+
+    def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         return self._initializer(name, ir.tensor(array, name=name))
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -6,11 +6,12 @@ Imports onnx_ir: import it inside a function. Names of inputs and outputs follow
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir  # noqa: TID253
+from numpy.typing import NDArray
 
 from edgestill.export.architectures.decoder import Decoder, Layer, Linear, Norm
 from edgestill.export.architectures.rope import Rope
@@ -19,24 +20,31 @@ from edgestill.export.onnx_projections import ProjectionBuilder, padded_head_dim
 from edgestill.export.projections import norm_weight
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
-from edgestill.tensor_file import TensorFile
+from edgestill.tensor_file import PlannedFile, TensorFile
 
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
 _COMPUTED_ROTARY_BYTES: Final = 1 << 20
+_ROTARY_ROWS: Final = 4096
 
 
 class DecoderGraph(ProjectionBuilder):
     """Builds the graph of one decoder while its weights stream into ``file``.
 
-    Projections are MatMul with weights ``[inputs, outputs]``; q, k and v are one packed MatMul, and so
-    are gate and up. A tied embedding is stored once, as ``[vocab, hidden]``, for both of its uses.
+    Projections are MatMul with weights ``[inputs, outputs]``; q, k and v are one packed MatMul. A tied
+    embedding is stored once, as ``[vocab, hidden]``, for both of its uses.
     """
 
     def __init__(
-        self, decoder: Decoder, weights: Weights, file: TensorFile, task: Task, bits: int | None = None
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        file: TensorFile | PlannedFile,
+        task: Task,
+        bits: int | None = None,
+        floats: ir.DataType = ir.DataType.FLOAT,
     ) -> None:
-        super().__init__(decoder, weights, file, bits)
+        super().__init__(decoder, weights, file, bits, floats)
         self._task = task
 
     def build(self) -> ir.Model:
@@ -63,11 +71,11 @@ class DecoderGraph(ProjectionBuilder):
         normed = self._normed("layers.0.attention_norm", hidden, decoder.layers[0].attention_norm)
         for index, layer in enumerate(decoder.layers):
             caches = [
-                named_value(f"past_key_values.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, past))
+                named_value(f"past_key_values.{index}.{kind}", self._floats, self._cache_shape(batch, past))
                 for kind in ("key", "value")
             ]
             presents = [
-                named_value(f"present.{index}.{kind}", ir.DataType.FLOAT, self._cache_shape(batch, total))
+                named_value(f"present.{index}.{kind}", self._floats, self._cache_shape(batch, total))
                 for kind in ("key", "value")
             ]
             inputs += caches
@@ -84,7 +92,7 @@ class DecoderGraph(ProjectionBuilder):
             normed, hidden = self._add_and_norm(name, hidden, mlp, weight)
             self._task.advance()
 
-        logits = named_value("logits", ir.DataType.FLOAT, (batch, length, decoder.vocab_size))
+        logits = named_value("logits", self._floats, (batch, length, decoder.vocab_size))
         self._head(self._scaled("final", normed, 1.0 / decoder.scales.logits), embedding, logits)
         graph = ir.Graph(
             inputs,
@@ -155,25 +163,27 @@ class DecoderGraph(ProjectionBuilder):
         Small tables are constant nodes that onnxruntime folds when it loads the graph: in a small model
         they would be a tenth of the file. Large ones are stored: only the rows in use are then in memory.
         """
-        padding = (0, self._padded_dims(rope.dims) // 2 - rope.dims // 2)
-        frequencies = np.pad(rope.frequencies(), padding)
-        angles = np.arange(self._decoder.context_length, dtype=np.float64)[:, None] * frequencies
-        longrope = rope.scaling is not None and rope.scaling.kind == "longrope"
-        if angles.size * 4 > _COMPUTED_ROTARY_BYTES or longrope:
-            if rope.scaling is not None and longrope:
-                long = np.arange(len(angles))[:, None] * np.pad(rope.frequencies(beyond_original=True), padding)
-                angles = np.concatenate([angles[: rope.scaling.original_context], long])
-            cos, sin = ((function(angles) * rope.attention_factor).astype(np.float32) for function in (np.cos, np.sin))
-            return self._store(f"{name}.cos", [cos], cos.shape), self._store(f"{name}.sin", [sin], sin.shape)
+        half, context = self._padded_dims(rope.dims) // 2, self._decoder.context_length
+        frequencies = np.pad(rope.frequencies(), (0, half - rope.dims // 2))
+        parts = [(context, frequencies)]
+        if rope.scaling is not None and rope.scaling.kind == "longrope":
+            beyond = np.pad(rope.frequencies(beyond_original=True), (0, half - rope.dims // 2))
+            parts = [(min(rope.scaling.original_context, context), frequencies), (context, beyond)]
+        if 4 * half * context > _COMPUTED_ROTARY_BYTES or len(parts) > 1:
+            shape = (sum(rows for rows, _ in parts), half)
+
+            def stored(name: str, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> ir.Value:
+                return self._store_floats(name, _rotary_rows(parts, function, rope.attention_factor), shape, name)
+
+            return stored(f"{name}.cos", np.cos), stored(f"{name}.sin", np.sin)
         bounds = [
-            self._constant(f"{name}.{bound}", np.array(at))
-            for bound, at in (("from", 0), ("to", len(angles)), ("step", 1))
+            self._constant(f"{name}.{bound}", np.array(at)) for bound, at in (("from", 0), ("to", context), ("step", 1))
         ]
         steps = self._node("Range", bounds, f"{name}.positions")
         column = self._node("Unsqueeze", (steps, self._constant(f"{name}.axis", np.array([1]))), f"{name}.column")
         positions = self._node("Cast", (column,), f"{name}.double", attributes={"to": int(ir.DataType.DOUBLE)})
         angle = self._node("Mul", (positions, self._constant(f"{name}.frequencies", frequencies)), f"{name}.angles")
-        to_float = {"to": int(ir.DataType.FLOAT)}
+        to_float = {"to": int(self._floats)}
         computed = (self._node(op, (angle,), f"{name}.{op}") for op in ("Cos", "Sin"))
         cos_table, sin_table = (
             self._node("Cast", (table,), f"{name}.{op}", attributes=to_float)
@@ -236,7 +246,7 @@ class DecoderGraph(ProjectionBuilder):
             weight = self._pad_heads(norm_weight(self._weights, norm, decoder.norm_offset)) * np.float32(
                 math.sqrt(share)
             )
-            stored = self._store(f"{name}.{role}_norm.weight", [weight], weight.shape)
+            stored = self._store_floats(f"{name}.{role}_norm.weight", [weight], weight.shape, norm.weight)
             attributes = {"epsilon": decoder.norm_eps * share, "axis": -1, "stash_type": 1}
             if together:
                 inputs = (part, stored)
@@ -274,7 +284,7 @@ class DecoderGraph(ProjectionBuilder):
 
     def _norm_values(self, name: str, norm: Norm) -> list[ir.Value]:
         weight = norm_weight(self._weights, norm, self._decoder.norm_offset)
-        values = [self._store(f"{name}.weight", [weight], weight.shape)]
+        values = [self._store_floats(f"{name}.weight", [weight], weight.shape, norm.weight)]
         if norm.bias is not None:
             values.append(self._add(f"{name}.bias", norm.bias))
         return values
@@ -322,5 +332,20 @@ class DecoderGraph(ProjectionBuilder):
             self._nodes.append(ir.node("MatMul", (normed, weight), outputs=(raw,), name="head"))
         if cap is not None:
             bounded = self._node("Tanh", (self._scaled("head", raw, 1.0 / cap),), "head.tanh")
-            factor = self._constant("head.cap", np.array(cap, np.float32))
+            factor = self._constant("head.cap", self._as_floats(np.array(cap)))
             self._nodes.append(ir.node("Mul", (bounded, factor), outputs=(logits,), name="head.capped"))
+
+
+def _rotary_rows(
+    parts: Sequence[tuple[int, NDArray[np.float64]]],
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    factor: float,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield ``function`` of every position's angles times ``factor``, a few thousand rows at a time.
+
+    ``parts`` are (positions from 0, frequencies), one after the other.
+    """
+    for rows, frequencies in parts:
+        for start in range(0, rows, _ROTARY_ROWS):
+            positions = np.arange(start, min(start + _ROTARY_ROWS, rows), dtype=np.float64)
+            yield (function(positions[:, None] * frequencies) * factor).astype(np.float32)

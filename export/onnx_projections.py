@@ -17,7 +17,7 @@ from edgestill.export.architectures.decoder import Decoder, Linear
 from edgestill.export.onnx_builder import PIECE_BYTES, PIECE_WEIGHTS, GraphBuilder, Matrix
 from edgestill.export.projections import bias, stored_rows, weight_columns
 from edgestill.export.weights import Weights, float32
-from edgestill.tensor_file import TensorFile
+from edgestill.tensor_file import PlannedFile, TensorFile
 
 HEAD_DIM_MULTIPLE: Final = 16
 EMBEDDING_BITS: Final = 8
@@ -25,10 +25,17 @@ HeadAxis = Literal["inputs", "outputs"] | None
 
 
 class ProjectionBuilder(GraphBuilder):
-    """Stores projections in float32 (``bits`` None), or in blocks of so many bits."""
+    """Stores projections as ``floats`` (``bits`` None), or in blocks of so many bits."""
 
-    def __init__(self, decoder: Decoder, weights: Weights, file: TensorFile, bits: int | None) -> None:
-        super().__init__(weights, file)
+    def __init__(
+        self,
+        decoder: Decoder,
+        weights: Weights,
+        file: TensorFile | PlannedFile,
+        bits: int | None,
+        floats: ir.DataType = ir.DataType.FLOAT,
+    ) -> None:
+        super().__init__(weights, file, floats)
         self._decoder = decoder
         self._bits = bits
 
@@ -56,7 +63,8 @@ class ProjectionBuilder(GraphBuilder):
         ]
         if heads == "outputs":
             parts = [self._pad_heads(part) for part in parts]
-        stored = self._store(f"{name}.bias", parts, (sum(len(part) for part in parts),))
+        tensor = next(linear.bias for linear in linears if linear.bias is not None)
+        stored = self._store_floats(f"{name}.bias", parts, (sum(len(part) for part in parts),), tensor)
         return self._node("Add", (product, stored), f"{name}.add")
 
     def _add_transposed(self, name: str, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
@@ -82,7 +90,7 @@ class ProjectionBuilder(GraphBuilder):
             "outputs": (inputs, outputs // head_dim * padded),
             None: (inputs, outputs),
         }[heads]
-        return self._store(name, pieces(), shape)
+        return self._store_floats(name, pieces(), shape, linears[0].weight)
 
     def _blocks(self, name: str, linears: Sequence[Linear], heads: HeadAxis) -> Matrix:
         """Store the weights of ``linears`` one after the other, ``[outputs of all, inputs]``, in blocks."""

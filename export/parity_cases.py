@@ -300,9 +300,7 @@ def _chunks(length: int) -> list[tuple[int, int]]:
 def _boundary(texts: Sequence[Tokens], model: Model) -> Case:
     boundary, length = model.boundary, boundary_length(model.boundary, model.context_length)
     if boundary is None or length is None:
-        return Case(
-            "rope-boundary", (), "config.json has no rotary scaling whose original context is below its context"
-        )
+        return Case("rope-boundary", (), model.no_boundary)
     allowed = min(BOUNDARY_POSITIONS, model.affordable)
     where = f"{boundary.kind} scaling from token {boundary.original:,} on"
     if length > allowed:

@@ -5,6 +5,7 @@ Imports onnx_ir: import it inside a function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -19,7 +20,6 @@ from edgestill.weight_blocks import quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 INT8_ACTIVATIONS: Final = 4
-FLOAT_ACTIVATIONS: Final = 0
 _EMBEDDING_BITS: Final = 8
 # Small enough that the arithmetic stays in the CPU's cache.
 _PIECE_WEIGHTS: Final = 1 << 17
@@ -166,7 +166,7 @@ class BlockQuantizer:
     def _tensor(
         self, name: str, pieces: Iterable[NDArray[np.generic]], dtype: ir.DataType, shape: tuple[int, ...]
     ) -> ir.ExternalTensor:
-        extent = self._file.add(pieces)
+        extent = self._file.add(pieces, int(math.prod(shape) * dtype.itemsize))
         return ir.ExternalTensor(
             self._file.path.name,
             extent.offset,
@@ -183,13 +183,6 @@ class BlockQuantizer:
         )
         self._graph.initializers[name] = value
         return value
-
-
-def set_accuracy_level(model: ir.Model, bits: int, level: int) -> None:
-    """Set how MatMulNBits nodes of ``bits`` compute: with int8 or with float activations."""
-    for node in model.graph:
-        if node.op_type == "MatMulNBits" and node.attributes["bits"].as_int() == bits:
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
 
 
 def _read(tensor: ir.TensorProtocol) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from edgestill.export.architectures import (
     qwen3,
     smollm3,
 )
-from edgestill.export.architectures.decoder import Decoder, Layer, Linear, Norm, describe_checkpoint
+from edgestill.export.architectures.decoder import Decoder, Layer, Linear, Norm, describe_checkpoint, undescribed
 from edgestill.export.architectures.rope import Rope, RopeScaling
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "qwen2",
     "qwen3",
     "smollm3",
+    "undescribed",
 ]

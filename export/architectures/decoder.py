@@ -6,7 +6,7 @@ An architecture file (``llama.py``, ``qwen2.py`` ...) turns a config.json into a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -172,6 +172,7 @@ class Decoder:
 
 Describe = Callable[[Config, Weights], Decoder]
 _REGISTRY: Final[dict[str, Describe]] = {}
+_EXPERT_KEYS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def register(architecture: str) -> Callable[[Describe], Describe]:
@@ -184,22 +185,37 @@ def register(architecture: str) -> Callable[[Describe], Describe]:
     return add
 
 
+def undescribed(checkpoint: Checkpoint) -> str | None:
+    """Return why no file describes the checkpoint's architecture, with those that are described; None if one does."""
+    values = checkpoint.config()
+    name = _architecture(values)
+    if name in _REGISTRY:
+        return None
+    experts = next((values[key] for key in _EXPERT_KEYS if isinstance(values.get(key), int)), None)
+    why = "" if experts is None else f" (a mixture of {experts} experts)"
+    known = ", ".join(sorted(_REGISTRY))
+    return f"{checkpoint.path / 'config.json'}: architecture {name!r} is not supported{why}; supported: {known}"
+
+
+def _architecture(values: Mapping[str, object]) -> str:
+    names = values.get("architectures")
+    return str(names[0] if isinstance(names, list) and names else None)
+
+
 def describe_checkpoint(checkpoint: Checkpoint, weights: Weights) -> Decoder:
     """Describe a checkpoint and check that every tensor is there in its shape.
 
-    Raises UnsupportedError (with the list of what is supported) for another architecture, and
-    CheckpointError for a missing tensor or a wrong shape.
+    Raises UnsupportedError for another architecture (see :func:`undescribed`) or a value that its description doesn't
+    cover, and CheckpointError for a missing tensor or a wrong shape.
     """
     values = checkpoint.config()
     where = str(checkpoint.path / "config.json")
-    names = values.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    describe = _REGISTRY.get(str(name))
-    if describe is None:
-        known = ", ".join(sorted(_REGISTRY))
-        raise UnsupportedError(f"{where}: architecture {name!r} is not supported; supported: {known}")
+    refusal = undescribed(checkpoint)
+    if refusal is not None:
+        raise UnsupportedError(refusal)
     if values.get("quantization_config") is not None:
         raise UnsupportedError(f"{where}: the weights are already quantised; give the unquantised checkpoint")
+    describe = _REGISTRY[_architecture(values)]
     decoder = describe(Config(values, where), weights)
     for tensor, shape in decoder.tensors():
         found = weights.info(tensor).shape

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgestill.errors import ModelFileError
 from edgestill.runtime.engine import Logits, check_room
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
+from edgestill.runtime.huge_pages import WORTH_BYTES, collapse_anonymous_memory
 from edgestill.runtime.model_source import ModelSource
 
 _MAX_CHUNK: Final = 512
@@ -49,7 +50,8 @@ class OnnxRuntimeEngine:
     """An ONNX decoder with one sequence; see :class:`edgestill.runtime.engine.Engine`.
 
     ``shares_buffers`` says whether past and present are one buffer; where it is False (a graph without
-    GroupQueryAttention) every step copies the cache. ``weights_bytes`` is the size of the model's files.
+    GroupQueryAttention) every step copies the cache. ``weights_bytes`` is the size of the model's files,
+    ``huge_page_bytes`` how much of the process's memory was moved to huge pages after loading.
     """
 
     name = "onnxruntime"
@@ -63,6 +65,7 @@ class OnnxRuntimeEngine:
         self.context_length = context_length
         files = [path, *path.parent.glob(f"{path.name}.*")]
         self.weights_bytes: int | None = sum(file.stat().st_size for file in files)
+        self.huge_page_bytes = collapse_anonymous_memory() if self.weights_bytes >= WORTH_BYTES else 0
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = {one.name: one for one in self._session.get_outputs()}
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
@@ -78,14 +81,17 @@ class OnnxRuntimeEngine:
             raise ModelFileError(
                 f"{path}: logits are {outputs['logits'].type}, the KV cache {past.type}: not supported"
             )
-        vocabulary = outputs["logits"].shape[-1]
-        if not isinstance(vocabulary, int) or not isinstance(past.shape[1], int) or not isinstance(past.shape[3], int):
+        vocabulary, kv_heads, head_size = outputs["logits"].shape[-1], past.shape[1], past.shape[3]
+        if not isinstance(head_size, int):
+            # onnxruntime-genai's builder leaves it open in the graph and writes it down beside it.
+            head_size = _genai_number(path.parent, "decoder", "head_size")
+        if not isinstance(vocabulary, int) or not isinstance(kv_heads, int) or head_size is None:
             raise ModelFileError(
                 f"{path}: the graph doesn't fix its vocabulary, KV heads and head size; export it again"
             )
         self.vocab_size = vocabulary
         self._dtype = _DTYPES[outputs["logits"].type]
-        self._kv = (past.shape[1], past.shape[3], _DTYPES[past.type])
+        self._kv = (kv_heads, head_size, _DTYPES[past.type])
         self.shares_buffers = _mentions(path, _SHARED_ATTENTION)
         self._chunk = max(32, min(_MAX_CHUNK, _OUTPUT_FLOATS // self.vocab_size))
         self._position = 0
@@ -111,7 +117,7 @@ class OnnxRuntimeEngine:
             if self._has_positions:
                 self._one_position[0, 0] = self._position
             self._one.bind_ortvalue_input("attention_mask", self._masks[total] or self._mask_of(total))
-            self._session.run_with_iobinding(self._one)
+            self._execute(self._one)
             self._position = total
             return self._as_float32(self._one_view)
         check_room(self, count)
@@ -153,11 +159,17 @@ class OnnxRuntimeEngine:
         logits = np.empty((1, len(ids), self.vocab_size), self._dtype)
         binding = self._bind(np.ascontiguousarray(ids[None, :]), positions, logits)
         binding.bind_ortvalue_input("attention_mask", self._mask_of(total))
-        self._session.run_with_iobinding(binding)
+        self._execute(binding)
         if not self.shares_buffers:
             self._cache = list(binding.get_outputs()[1:])
         self._position = total
         return self._as_float32(logits[0])
+
+    def _execute(self, binding: Any) -> None:
+        try:
+            self._session.run_with_iobinding(binding)
+        except _errors() as error:
+            raise ModelFileError(f"{self.path}: onnxruntime can't run it ({_first_line(error)})") from error
 
     def _bind(self, ids: NDArray[np.int64], positions: NDArray[np.int64], logits: NDArray[Any]) -> Any:
         binding = self._session.io_binding()
@@ -193,8 +205,6 @@ class OnnxRuntimeEngine:
 
 
 def _load(runtime: Any, path: Path, threads: int) -> Any:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -202,7 +212,15 @@ def _load(runtime: Any, path: Path, threads: int) -> Any:
     options.log_severity_level = 4  # what goes wrong arrives as an exception
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
+    except _errors() as error:
+        raise ModelFileError(f"{path}: onnxruntime can't load it ({_first_line(error)})") from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises over a model; its own exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -212,9 +230,12 @@ def _load(runtime: Any, path: Path, threads: int) -> Any:
         state.RuntimeException,
         RuntimeError,
         OSError,
-    ) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelFileError(f"{path}: onnxruntime can't load it ({reason[0]})") from error
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _mentions(path: Path, needle: bytes) -> bool:
@@ -224,23 +245,29 @@ def _mentions(path: Path, needle: bytes) -> bool:
 
 def _context_length(source: ModelSource) -> int | None:
     """Return the context that the model was trained for, from the files beside it (None: they don't say)."""
-    folders = [source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])]
-    for folder in folders:
-        for name, keys in (
-            ("config.json", ("max_position_embeddings",)),
-            ("genai_config.json", ("model", "context_length")),
-        ):
-            path = folder / name
-            if not path.is_file():
-                continue
-            try:
-                value = json.loads(path.read_text(encoding="utf-8"))
-                for key in keys:
-                    value = value[key]
-            except KeyError:
-                continue
-            except (OSError, ValueError, TypeError, RecursionError) as error:
-                raise ModelFileError(f"{path}: not a readable configuration ({error})") from error
-            if isinstance(value, int) and value > 0:
-                return value
+    for folder in (source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])):
+        found = _number_in(folder / "config.json", ("max_position_embeddings",)) or _genai_number(
+            folder, "context_length"
+        )
+        if found is not None:
+            return found
     return None
+
+
+def _genai_number(folder: Path, *keys: str) -> int | None:
+    return _number_in(folder / "genai_config.json", ("model", *keys))
+
+
+def _number_in(path: Path, keys: Sequence[str]) -> int | None:
+    """Return the positive integer under nested keys of a JSON file, None where it has none."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
+    except KeyError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not a readable configuration ({error})") from error
+    return value if isinstance(value, int) and value > 0 else None

@@ -271,7 +271,18 @@ def test_openai_s_own_names_of_gpt2_are_read(tiny_gpt2: Path, tmp_path: Path) ->
     )
     first = export_checkpoint(Checkpoint.open(tiny_gpt2), "gguf", "f16", tmp_path / "a")
     second = export_checkpoint(Checkpoint.open(plain), "gguf", "f16", tmp_path / "b")
-    assert first.sha256 == second.sha256
+    assert _tensor_bytes(first) == _tensor_bytes(second)
+
+
+def _tensor_bytes(artifact: Artifact) -> dict[str, bytes]:
+    return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(artifact.model_path).tensors}
+
+
+def test_where_a_file_comes_from_is_in_its_metadata(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path)
+    keys = _keys(artifact)
+    assert keys["edgestill.checkpoint_sha256"] == artifact.parent == Checkpoint.open(tiny_checkpoint).sha256()
+    assert keys["edgestill.version"]
 
 
 def test_the_model_card_goes_into_the_metadata(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 import transformers
 
 from edgestill.artifact import Artifact, Checkpoint
-from edgestill.errors import CheckpointError, UnsupportedError
-from edgestill.export.architectures import Rope, RopeScaling
+from edgestill.errors import CheckpointError, DiskFullError, InputError, UnsupportedError
+from edgestill.export import export_checkpoint
+from edgestill.export.architectures import Rope, RopeScaling, describe_checkpoint
 from edgestill.export.onnx import export_onnx
+from edgestill.export.weights import Weights
+from edgestill.progress import SILENT, Task
 from edgestill.runtime.engine import Engine
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import locate_model
@@ -184,6 +188,125 @@ def test_a_truncated_checkpoint_leaves_nothing_behind(tiny_checkpoint: Path, tmp
     with pytest.raises(CheckpointError, match="truncated"):
         export_onnx(Checkpoint.open(damaged), "fp32", tmp_path / "out")
     assert not list((tmp_path / "out").glob("*")) if (tmp_path / "out").exists() else True
+
+
+class Notes:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> contextlib.AbstractContextManager[Task]:
+        return SILENT.task(label, total, unit)
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("settings", [{}, {"max_position_embeddings": 65536, "head_dim": 24}])
+def test_the_size_is_said_before_writing_and_right(
+    precision: str, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[int] = []
+
+    def keep(progress: object, final: Path, folder: Path, size_bytes: int) -> None:
+        assert not list(folder.iterdir())
+        announced.append(size_bytes)
+
+    monkeypatch.setattr("edgestill.export.onnx.announce_size", keep)
+    checkpoint = Checkpoint.open(random_llama(tmp_path / "checkpoint", **settings))  # type: ignore[arg-type]
+    assert [export_onnx(checkpoint, precision, tmp_path / "out").size_bytes] == announced
+
+
+def test_the_size_is_said_in_a_line(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    size = export_onnx(Checkpoint.open(tiny_checkpoint), "int4", tmp_path, progress=notes).size_bytes
+    assert notes.texts == [f"onnx-int4: {size / 1e6:.2f} MB to write"]
+
+
+def test_no_room_is_said_before_writing(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 5000))
+    with pytest.raises(DiskFullError, match=r"onnx-fp32 will have 0\.\d\d MB and only 0\.01 MB are free"):
+        export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path)
+
+
+def test_int8_takes_little_more_than_a_byte_a_parameter(tmp_path: Path) -> None:
+    folder = random_llama(tmp_path / "checkpoint", hidden_size=256, intermediate_size=1024, num_attention_heads=16)
+    with Weights(Checkpoint.open(folder)) as weights:
+        parameters = describe_checkpoint(Checkpoint.open(folder), weights).parameters()
+    assert export_onnx(Checkpoint.open(folder), "int8", tmp_path / "out").size_bytes <= 1.1 * parameters
+
+
+def test_fp16_is_float16_throughout_and_near(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifact = export_onnx(Checkpoint.open(tiny_checkpoint), "fp16", tmp_path)
+    graph = ir.load(artifact.folder / "model.onnx").graph
+    floats = {value.dtype for value in (*graph.inputs, *graph.outputs)} - {ir.DataType.INT64}
+    stored = {value.dtype for value in graph.initializers.values() if value.const_value.size > 64}
+    assert floats == stored == {ir.DataType.FLOAT16}
+    reference = open_engine(locate_model(tiny_checkpoint), threads=1)
+    ids = list(range(10, 50))
+    assert np.abs(reference.logits(ids) - onnx_engine(artifact).logits(ids)).max() < 0.02
+
+
+@pytest.mark.parametrize(("value", "precision"), [(7e4, "fp16"), (np.nan, "fp32"), (np.inf, "int8")])
+def test_a_value_that_a_file_can_t_hold_is_named(
+    value: float, precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "odd")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"odd: tensor '.*up.*' has .*"):
+        export_onnx(Checkpoint.open(folder), precision, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def other_architecture(source: Path, folder: Path, family: str, **settings: object) -> Path:
+    """A tiny checkpoint of an architecture that isn't described here, with another's tokenizer."""
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=384, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=None, eos_token_id=1, **settings
+    )  # fmt: skip
+    torch.manual_seed(0)
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(source / name, folder / name)
+    return folder
+
+
+def test_what_we_don_t_describe_is_built_by_onnxruntime_genai_and_says_so(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    folder = other_architecture(tiny_checkpoint, tmp_path / "gemma", "Gemma", head_dim=16)
+    artifact = export_onnx(Checkpoint.open(folder), "fp32", tmp_path / "out")
+    assert "onnxruntime-genai" in artifact.notes[0]
+    assert {"tokenizer.json", "chat_template.jinja", "genai_config.json"} <= {
+        path.name for path in artifact.folder.iterdir()
+    }
+    reference = open_engine(locate_model(folder), threads=1)
+    ids = list(range(10, 50))
+    assert np.abs(reference.logits(ids) - onnx_engine(artifact).logits(ids)).max() < 1e-3
+
+
+def test_without_onnxruntime_genai_it_is_refused_with_the_cure(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgestill.export.genai_builder.find_spec", lambda package: None)
+    folder = other_architecture(tiny_checkpoint, tmp_path / "gemma", "Gemma", head_dim=16)
+    with pytest.raises(UnsupportedError, match=r"GemmaForCausalLM.*supported: .*Qwen2.*edgestill\[distill,genai\]"):
+        export_onnx(Checkpoint.open(folder), "fp32", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_mixture_of_experts_is_refused_by_name(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = other_architecture(tiny_checkpoint, tmp_path / "mixtral", "Mixtral", num_local_experts=4)
+    for format in ("onnx", "gguf"):
+        with pytest.raises(UnsupportedError, match=r"MixtralForCausalLM.*mixture of 4 experts.*supported: "):
+            export_checkpoint(Checkpoint.open(folder), format, "fp32" if format == "onnx" else "f16", tmp_path / "out")  # type: ignore[arg-type]
 
 
 def test_another_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:

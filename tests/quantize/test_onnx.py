@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.export.onnx import export_onnx
-from edgestill.quantize import onnx as quantize_module
 from edgestill.quantize.onnx import quantize_onnx
 from edgestill.runtime.divergence import kl_divergence
 from edgestill.runtime.engines import open_engine
@@ -181,21 +180,6 @@ def test_tokenizer_and_template_travel(tiny_fp32: Artifact, tmp_path: Path) -> N
     for name in ("tokenizer.json", "chat_template.jinja", "genai_config.json"):
         assert (artifact.folder / name).read_bytes() == (tiny_fp32.folder / name).read_bytes()
     assert json.loads((artifact.folder / "artifact.json").read_text())["precision"] == "int4"
-
-
-def test_int4_falls_back_to_float_activations_when_int8_ones_lose_too_much(
-    tiny_fp32: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quantize_module, "_KL_RATIO", 0.0)
-    monkeypatch.setattr(quantize_module, "_KL_SLACK", 0.0)
-    artifact = quantize_onnx(tiny_fp32, "int4", tmp_path)
-    levels = {
-        (node.attributes["bits"].as_int(), node.attributes["accuracy_level"].as_int())
-        for node in ir.load(artifact.folder / artifact.entry).graph
-        if node.op_type == "MatMulNBits"
-    }
-    assert levels == {(4, 0), (8, 4)}
-    assert "float activations" in artifact.notes[-1]
 
 
 def test_what_cannot_be_quantised_is_refused(tiny_fp32: Artifact, tmp_path: Path) -> None:
