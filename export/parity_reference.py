@@ -89,6 +89,10 @@ class Reference:
         """How many positions of the first case are compared."""
         return sum(map(len, self.texts))
 
+    def logits(self, index: int) -> Rows:
+        """Return the logits of text ``index`` of the first case, ``[time, vocab]``, a view into the file."""
+        return self.whole(self.texts[index])
+
     def whole(self, text: Tokens) -> Rows:
         """Return the logits of every position of a text, ``[time, vocab]``, a view into the file."""
         return self._of(("whole", Run(text)))
