@@ -19,6 +19,9 @@ Format = Literal["onnx", "gguf"]
 FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf")
 
 DESCRIPTION_FILE: Final = "artifact.json"
+PARITY_FILE: Final = "parity.json"
+"""What the parity check found, beside the artifact that it checked."""
+
 SCHEMA: Final = "edgestill.artifact/1"
 
 TOKENIZER_FILES: Final = (
@@ -148,6 +151,7 @@ class Artifact:
         files = _model_files(folder, format, entry)
         known = hashes
         hashes = {file.name: known.get(file.name) or sha256_file(file) for file in files}
+        (folder / PARITY_FILE).unlink(missing_ok=True)  # copied from a parent: it isn't about these files
         digest = next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
         size = sum(file.stat().st_size for file in files)
         artifact = cls(folder, format, precision, entry, digest, size, parent, notes)

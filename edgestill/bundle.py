@@ -1,13 +1,13 @@
 """Bundle: a folder with a manifest, artifacts, tokenizer, golden answers, report and licences.
 
     manifest.json   schema first; sha256 and size of every other file; ``digest`` over itself
-    artifacts/<name>/   one exported file set each
+    artifacts/<name>/   one exported file set each, with its parity.json
     tokenizer/      the student's tokenizer and chat template
     golden.jsonl    prompts and the exact greedy token ids that each artifact must produce
     report.html     measured figures for a person
     licenses/       what the parts are under
 
-``content_sha256`` covers everything that computes (all files but the report): two runs of one recipe
+``content_sha256`` covers everything that computes (all files but the report and parity.json): two runs of one recipe
 with one seed have the same content, while measured times differ.
 """
 
@@ -23,7 +23,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from edgestill.artifact import Artifact
+from edgestill.artifact import PARITY_FILE, Artifact
 from edgestill.errors import BundleError
 from edgestill.results import BenchRecord, Figure, Headline, Parity, Record
 from edgestill.storage import files_below, sha256_file, sha256_json, whole_folder, write_text
@@ -240,9 +240,9 @@ def _entry(folder: Path, name: Path) -> FileEntry:
         "licenses": "license",
     }
     path = folder / name
-    return FileEntry(
-        path=name.as_posix(), kind=kinds[name.parts[0]], size_bytes=path.stat().st_size, sha256=sha256_file(path)
-    )
+    # Measured like the report: it computes nothing, and names paths of the machine that it was made on.
+    kind = "report" if name.name == PARITY_FILE else kinds[name.parts[0]]
+    return FileEntry(path=name.as_posix(), kind=kind, size_bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _content_sha256(files: Iterable[FileEntry]) -> str:

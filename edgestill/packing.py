@@ -12,6 +12,7 @@ from edgestill.artifact import Artifact, Checkpoint, read_json_object
 from edgestill.bundle import Bundle, BundleArtifact, Contents, GenerationDefaults, pack_bundle
 from edgestill.dataset import Example, Message, read_examples
 from edgestill.errors import DataError, InputError
+from edgestill.parity_gate import recorded_parity
 from edgestill.progress import Progress
 from edgestill.results import BenchRecord, Figure, Headline, Parity
 from edgestill.steps import tool_versions
@@ -114,7 +115,7 @@ def pack_artifacts(
     ship: str | None,
     progress: Progress,
 ) -> Bundle:
-    """Pack artifacts that were made by hand; nothing was measured, and the manifest says so."""
+    """Pack artifacts that were made by hand: nothing was measured but the parity that ``export`` left beside them."""
     from edgestill.runtime.golden import make_golden
 
     names = [artifact.name for artifact in artifacts]
@@ -129,7 +130,7 @@ def pack_artifacts(
     return write_bundle(
         out,
         checkpoint,
-        [(artifact, describe(artifact, None, {}, None)) for artifact in artifacts],
+        [(artifact, describe(artifact, recorded_parity(artifact), {}, None)) for artifact in artifacts],
         name=name,
         task=task,
         ship=ship,

@@ -1,6 +1,7 @@
 """Export or quantise, then prove the file at once: what passes keeps its name, what fails is set aside.
 
-A file that a gate refuses is renamed to ``<name>.refused``, so that nothing later takes it for good.
+The result lies in the artifact's folder as ``parity.json``. A file that a gate refuses is renamed to
+``<name>.refused``, so that nothing later takes it for good.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgestill.artifact import Artifact, Checkpoint, Format
+from pydantic import ValidationError
+
+from edgestill.artifact import PARITY_FILE, Artifact, Checkpoint, Format
 from edgestill.dataset import Example, read_examples
-from edgestill.errors import InputError
+from edgestill.errors import InputError, ModelFileError
 from edgestill.progress import Progress
 from edgestill.recipe import Gates
-from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, Refused
-from edgestill.storage import remove
+from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, ParityDocument, Refused
+from edgestill.storage import remove, write_text
 
 if TYPE_CHECKING:
-    from edgestill.export.parity import Reference
+    from edgestill.export.parity_cases import CaseName
+    from edgestill.export.parity_reference import Reference
     from edgestill.runtime.tokenizer import Tokenizer
 
 MAX_TEXTS: Final = 64
@@ -87,7 +91,7 @@ def record_of(artifact: Artifact, parity: Parity | None, extra_notes: Sequence[s
 
 
 def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Progress) -> Parity:
-    """Compare an artifact with a reference; a failing one is renamed to ``<name>.refused``."""
+    """Compare an artifact with a reference and write parity.json; a failing one is renamed to ``<name>.refused``."""
     from edgestill.export.parity import check_parity
 
     parity = check_parity(
@@ -97,11 +101,34 @@ def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Prog
         max_kl=gates.max_kl,
         progress=progress,
     )
+    document = ParityDocument(
+        name=artifact.name,
+        format=artifact.format,
+        precision=artifact.precision,
+        sha256=artifact.sha256,
+        parity=parity,
+    )
+    write_text(artifact.folder / PARITY_FILE, document.to_json() + "\n")
     if not parity.passed:
         refused = artifact.folder.with_name(artifact.folder.name + ".refused")
         remove(refused)
         artifact.folder.rename(refused)
     return parity
+
+
+def recorded_parity(artifact: Artifact) -> Parity | None:
+    """Return what parity.json says of an artifact; None when there is none, or it is about other bytes.
+
+    Raises ModelFileError when the file isn't what the check writes.
+    """
+    path = artifact.folder / PARITY_FILE
+    if not path.is_file():
+        return None
+    try:
+        document = ParityDocument.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelFileError(f"{path}: not a parity result ({str(error).splitlines()[0]}); remove it") from error
+    return document.parity if document.sha256 == artifact.sha256 else None
 
 
 def export_checked(
@@ -121,8 +148,8 @@ def export_checked(
     artifact = export_checkpoint(checkpoint, format, precision, out, progress=progress)
     if gates is None:
         return ArtifactsDocument(artifacts=(record_of(artifact, None),))
-    reference = reference_of(checkpoint.path, rows, progress)
-    return _document(artifact, check(artifact, reference, gates, progress))
+    with reference_of(checkpoint.path, rows, progress, _case_name(data)) as reference:
+        return _document(artifact, check(artifact, reference, gates, progress))
 
 
 def quantize_checked(
@@ -143,21 +170,27 @@ def quantize_checked(
     if gates is None:
         return ArtifactsDocument(artifacts=(record_of(artifact, None),))
     model = source.model_path if reference is None else reference.path
-    return _document(artifact, check(artifact, reference_of(model, rows, progress), gates, progress))
+    with reference_of(model, rows, progress, _case_name(data)) as against:
+        return _document(artifact, check(artifact, against, gates, progress))
 
 
-def reference_of(model: Path, rows: Iterable[Example], progress: Progress) -> Reference:
-    """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens."""
-    from edgestill.export.parity import reference_logits
+def reference_of(model: Path, rows: Iterable[Example], progress: Progress, name: CaseName = "held-out") -> Reference:
+    """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens and on the hard cases."""
+    from edgestill.export.parity_reference import reference_logits
     from edgestill.runtime.session import Session
     from edgestill.runtime.tokenizer import FastTokenizer
 
     if (model / "tokenizer.json").is_file():
-        ids = held_out_ids(FastTokenizer(model), rows)
-    else:  # a GGUF file brings its tokenizer inside
-        with Session.open(model) as session:
-            ids = held_out_ids(session.tokenizer, rows)
-    return reference_logits(model, ids, progress=progress)
+        tokenizer = FastTokenizer(model)
+        ids = held_out_ids(tokenizer, rows)
+        return reference_logits(model, ids, name=name, tokenizer=tokenizer, progress=progress)
+    with Session.open(model) as session:  # a GGUF file brings its tokenizer inside
+        ids = held_out_ids(session.tokenizer, rows)
+    return reference_logits(model, ids, name=name, progress=progress)
+
+
+def _case_name(data: Path | None) -> CaseName:
+    return "built-in" if data is None else "held-out"
 
 
 def _document(artifact: Artifact, parity: Parity) -> ArtifactsDocument:

@@ -74,11 +74,63 @@ class Figure(Record):
         return cls(value=p, unit="fraction", n=n, ci95=interval, source=source)
 
 
+class ParityCase(Record):
+    """One case of the parity check: a kind of text, or a way to feed it, with the figures of :class:`Parity`.
+
+    ``passed`` is null for a case that wasn't run; ``note`` says why, or what differs by design and so was left out.
+    """
+
+    name: str
+    texts: int
+    positions: int
+    top1_agreement: Figure
+    mean_kl: Figure
+    max_abs_diff: Figure
+    passed: bool | None
+    reasons: tuple[str, ...] = ()
+    note: str = ""
+
+
+class TokenizerMismatch(Record):
+    """A text that the artifact's tokenizer takes otherwise than the original.
+
+    ``text`` is cut short; ``expected`` and ``found`` are ids around the first difference (a place in the whole
+    text's ids), equal when only the decoded bytes differ. ``announced`` is the artifact's note that says so, if any.
+    """
+
+    text: str
+    first_difference: int
+    expected: tuple[int, ...]
+    found: tuple[int, ...]
+    announced: str | None
+
+
+class TokenizerParity(Record):
+    """The tokenizer that the artifact's ``runtime`` uses against the original, on a corpus of hard texts.
+
+    ``ids_equal`` counts texts with equal ids, with and without the special tokens that are added; ``round_trips``
+    those that decode to the same bytes as the original's ids; ``announced`` those that differ as the artifact's notes
+    say. ``same_file``: both read tokenizer.json, byte for byte the same. ``mismatches`` are the first few.
+    """
+
+    reference: str
+    runtime: str
+    same_file: bool
+    texts: int
+    ids_equal: int
+    round_trips: int
+    announced: int
+    mismatches: tuple[TokenizerMismatch, ...] = ()
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
 class Parity(Record):
     """How closely a file computes what its reference computes, on the same token ids.
 
     Logits are compared position by position: ``top1_agreement`` (fraction), ``mean_kl``
-    (KL(reference || file), nats), ``max_abs_diff`` (largest |logit difference|).
+    (KL(reference || file), nats), ``max_abs_diff`` (largest |logit difference|). These are of the first case, the
+    held-out (or built-in) text; ``cases`` are all. ``tokenizer`` is null where the reference has none.
     """
 
     reference: str
@@ -89,6 +141,9 @@ class Parity(Record):
     max_abs_diff: Figure
     passed: bool
     reasons: tuple[str, ...] = ()
+    cases: tuple[ParityCase, ...] = ()
+    tokenizer: TokenizerParity | None = None
+    notes: tuple[str, ...] = ()
 
 
 class ArtifactRecord(Record):
@@ -227,6 +282,17 @@ class ArtifactsDocument(_Document):
     schema_: Annotated[Literal["edgestill.artifacts/1"], Field(alias="schema")] = "edgestill.artifacts/1"
     artifacts: tuple[ArtifactRecord, ...]
     refused: tuple[Refused, ...] = ()
+
+
+class ParityDocument(_Document):
+    """``parity.json`` in an artifact's folder: what the parity check of that file found."""
+
+    schema_: Annotated[Literal["edgestill.parity/1"], Field(alias="schema")] = "edgestill.parity/1"
+    name: str
+    format: str
+    precision: str
+    sha256: str
+    parity: Parity
 
 
 class EvalDocument(_Document):

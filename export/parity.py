@@ -1,126 +1,48 @@
-"""Does a file still compute its checkpoint? Its logits against torch's, position by position.
+"""Does a file still compute its checkpoint? Its logits against torch's, position by position, case by case.
 
-Every file meets the recipe's gates. A file that claims full precision (fp32, f32) also meets gates that
-no recipe can loosen: no logit off by more than 1e-3, and the same top-1 token everywhere, but for ties
-that float32 rounding decides. Where the engine itself doesn't compute in float32 (llama.cpp's GELU is a table
-of float16) they can't be met by any file, and the limits are those of other precisions.
+Every file meets the recipe's gates on held-out text. A file that claims full precision (fp32, f32) also meets, in
+every case, gates that no recipe can loosen: those of :mod:`edgestill.export.parity_comparison`, and its tokenizer gives
+the original's ids. Where the engine itself doesn't compute in float32 (llama.cpp's GELU is a table of float16) they
+can't be met by any file, and the limits are those of other precisions: finite logits, and a KV cache that agrees with
+the prompt run at once.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Final
+import re
+from typing import Final, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgestill.artifact import Artifact, Checkpoint
-from edgestill.errors import GateError, InputError, ModelFileError
-from edgestill.progress import SILENT, Progress
-from edgestill.results import Figure, Parity
+from edgestill.artifact import Artifact
+from edgestill.errors import CheckpointError, ModelFileError
+from edgestill.export.parity_cases import Case, Run
+from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, Rows, Tally
+from edgestill.export.parity_reference import Reference, first_bad, reference_logits, walk
+from edgestill.export.parity_sessions import Session, sessions
+from edgestill.export.tokenizer_parity import compare_tokenizer, unusable_tokenizer
+from edgestill.progress import SILENT, Progress, Task
+from edgestill.results import Figure, Parity, ParityCase, TokenizerParity
 from edgestill.runtime.divergence import kl_divergence
 from edgestill.runtime.engine import Engine
+from edgestill.storage import sha256_file
 
-MAX_POSITIONS: Final = 4096
-MAX_REFERENCE_BYTES: Final = 1 << 30
-"""A reference keeps at most so many positions, and so many bytes of logits, on disk."""
+__all__ = ["Reference", "check_parity", "reference_logits"]
 
 EXACT_PRECISIONS: Final = ("fp32", "f32")
-EXACT_MAX_ABS_DIFF: Final = 1e-3
-ROUNDING_TIE: Final = 1e-5
-"""Two reference logits nearer than this are a tie that the order of float32 sums decides."""
 
-STEP_TOKENS: Final = 64
 STEP_MAX_KL: Final = 0.01
-"""Token by token against all at once, on one text: for files that aren't full precision, mean KL in nats
+"""With the KV cache against all at once, on one text: for files that aren't full precision, mean KL in nats
 (kernels for one row and for many may round differently; a broken KV cache is off by whole nats)."""
 
+_CACHED: Final = {"steps": "token by token", "chunks": "in pieces, after rewinds"}
+"""Cases that are also compared with the file's own logits of the prompt run at once, and how a person says it."""
 
-class Reference:
-    """A model's logits on some texts, float32, in a temporary file that it owns.
-
-    ``name`` is the model's path, ``texts`` are the token ids. Use in a ``with`` block, or call :meth:`close`.
-    """
-
-    def __init__(self, name: str, description: str, texts: list[list[int]], vocab_size: int) -> None:
-        self.name = name
-        self.description = description
-        self.texts = texts
-        self.vocab_size = vocab_size
-        self._folder = tempfile.TemporaryDirectory(prefix="edgestill-parity-")
-        shape = (self.positions, vocab_size)
-        self._rows: NDArray[np.float32] = np.memmap(
-            Path(self._folder.name) / "logits", dtype=np.float32, mode="w+", shape=shape
-        )
-
-    @property
-    def positions(self) -> int:
-        """How many positions are compared."""
-        return sum(len(text) for text in self.texts)
-
-    def logits(self, index: int) -> NDArray[np.float32]:
-        """Return the logits of text ``index``, ``[time, vocab]``, a view into the file."""
-        start = sum(len(text) for text in self.texts[:index])
-        return self._rows[start : start + len(self.texts[index])]
-
-    def close(self) -> None:
-        """Delete the temporary file."""
-        self._rows = np.empty((0, self.vocab_size), np.float32)
-        self._folder.cleanup()
-
-    def __enter__(self) -> Reference:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+_WINDOW_NOTE: Final = re.compile(r"llama\.cpp ignores .*sliding window: from token (\d+) on")
 
 
-def reference_logits(
-    model: Checkpoint | Path, token_ids: Sequence[Sequence[int]], *, progress: Progress = SILENT
-) -> Reference:
-    """Run a model on ``token_ids`` (one sequence a text) and keep its logits.
-
-    A checkpoint runs in torch; where there is none, the file that another was made from (its path) can
-    be the reference, in its own engine. A text is cut to the model's context; texts past 4096 positions
-    or 1 GiB of logits are left out, and ``progress`` is told. Raises InputError when there is no token
-    to compare on, GateError when the reference itself gives logits that aren't finite.
-    """
-    from edgestill.runtime.engines import open_engine
-    from edgestill.runtime.model_source import locate_model
-
-    path = model.path if isinstance(model, Checkpoint) else model
-    engine = open_engine(locate_model(path))
-    try:
-        room = min(MAX_POSITIONS, MAX_REFERENCE_BYTES // (4 * engine.vocab_size))
-        texts = _within(token_ids, engine.context_length, room)
-        if not texts:
-            raise InputError("parity: no tokens to compare on; give at least one text that isn't empty")
-        wanted = sum(len(ids) for ids in token_ids)
-        reference = Reference(str(path), f"{path.name} on {engine.name}", texts, engine.vocab_size)
-        if reference.positions < wanted:
-            progress.note(f"parity compares {reference.positions} of {wanted} positions")
-        try:
-            with progress.task(f"parity reference on {engine.name}", len(texts), "texts") as task:
-                for index, text in enumerate(texts):
-                    logits = engine.logits(text)
-                    if not np.isfinite(logits).all():
-                        raise GateError(
-                            f"{path}: its own logits are not finite ({_first_bad(logits, index)}); "
-                            "its weights are damaged, save or train it again"
-                        )
-                    reference.logits(index)[:] = logits
-                    task.advance()
-        except BaseException:
-            reference.close()
-            raise
-        return reference
-    finally:
-        engine.close()
+class _NotFiniteError(Exception):
+    """A file's logits aren't finite; the text says where."""
 
 
 def check_parity(
@@ -131,107 +53,204 @@ def check_parity(
     max_kl: float,
     progress: Progress = SILENT,
 ) -> Parity:
-    """Compare an artifact's logits with the reference's and say whether it passes.
+    """Compare an artifact's logits and tokenizer with the reference's and say whether it passes.
 
     Top-1 agreement counts equal argmax plainly; KL(reference || file) is in nats, from float64
-    log-softmax, averaged over positions. The first text is also decoded token by token, which must give
-    what the whole prompt at once gives. A file that can't be loaded, or gives logits that aren't finite,
-    is refused with that as its reason; nothing is raised for a bad file.
+    log-softmax, averaged over positions. The recipe's gates hold on the first case. A file that can't be loaded, or
+    gives logits that aren't finite, is refused with that as its reason; nothing is raised for a bad file.
     """
     from edgestill.runtime.engines import open_engine
     from edgestill.runtime.model_source import locate_model
 
-    try:
-        engine = open_engine(locate_model(artifact.model_path))
-    except ModelFileError as error:
-        return _refused(artifact, reference, str(error))
-    try:
-        if engine.vocab_size != reference.vocab_size:
-            sizes = f"{engine.vocab_size} logits a position, the reference has {reference.vocab_size}"
-            return _refused(artifact, reference, sizes)
-        exact = artifact.precision in EXACT_PRECISIONS and engine.float32
-        agreed = beyond_rounding = 0
-        total_kl = largest = 0.0
-        step_reason = None
-        with progress.task(f"parity of {artifact.name}", len(reference.texts), "texts") as task:
-            for index, text in enumerate(reference.texts):
-                found, expected = engine.logits(text), reference.logits(index)
-                if not np.isfinite(found).all():
-                    return _refused(artifact, reference, f"logits not finite ({_first_bad(found, index)})")
-                best = found.argmax(axis=-1)
-                margin = expected.max(axis=-1) - expected[np.arange(len(text)), best]
-                agreed += int((best == expected.argmax(axis=-1)).sum())
-                beyond_rounding += int((margin > ROUNDING_TIE).sum())
-                total_kl += float(kl_divergence(expected, found).sum())
-                largest = max(largest, float(np.abs(found - expected).max()))
-                if index == 0:
-                    step_reason = _compare_steps(engine, text[:STEP_TOKENS], found, exact)
-                task.advance()
-    finally:
-        engine.close()
+    rows: dict[str, ParityCase] = {}
+    notes: list[str] = []
+    tokenizer: TokenizerParity | None = None
+    total = sum(run.positions for case in reference.cases for run in case.runs)
+    with progress.task(f"parity of {artifact.name}", total, "positions") as task:
+        for session in sessions(artifact.format, reference):
+            try:
+                engine = open_engine(locate_model(artifact.model_path), context_length=session.context_length)
+            except ModelFileError as error:
+                return _refused(artifact, reference, str(error))
+            try:
+                if reason := _unfit(engine, session, reference):
+                    return _refused(artifact, reference, reason)
+                check = _Check(artifact, reference, engine, session, task)
+                for case in session.cases:
+                    rows[case.name] = check.case(case)
+                if artifact.precision in EXACT_PRECISIONS and not engine.float32:
+                    notes = [f"{engine.name} doesn't compute this architecture in float32: limits of other precisions"]
+                if tokenizer is None and reference.tokens is not None:
+                    tokenizer = _tokenizer_parity(artifact, reference, engine)
+            except _NotFiniteError as error:
+                return _refused(artifact, reference, str(error), tuple(rows.values()))
+            finally:
+                engine.close()
 
-    positions = reference.positions
-    mean_kl = max(0.0, total_kl / positions)
-    reasons = [] if step_reason is None else [step_reason]
-    if agreed / positions < min_top1_agreement:
-        reasons.append(f"top-1 agreement {agreed / positions:.4f} is below min_top1_agreement {min_top1_agreement:g}")
-    if mean_kl > max_kl:
-        reasons.append(f"mean KL {mean_kl:.4g} nats is above max_kl {max_kl:g}")
-    if exact and beyond_rounding:
-        reasons.append(f"{beyond_rounding} of {positions} top-1 tokens differ; in {artifact.precision} none may")
-    if exact and largest > EXACT_MAX_ABS_DIFF:
-        limit = f"{EXACT_MAX_ABS_DIFF:g}, the limit for {artifact.precision}"
-        reasons.append(f"largest |logit difference| {largest:.4g} is above {limit}")
-    source = f"{artifact.name} against {reference.description}"
+    cases = tuple(rows[case.name] for case in reference.cases)
+    first = cases[0]
+    reasons = []
+    if first.positions:
+        agreement, mean_kl = first.top1_agreement.value or 0.0, first.mean_kl.value or 0.0
+        if agreement < min_top1_agreement:
+            reasons.append(f"top-1 agreement {agreement:.4f} is below min_top1_agreement {min_top1_agreement:g}")
+        if mean_kl > max_kl:
+            reasons.append(f"mean KL {mean_kl:.4g} nats is above max_kl {max_kl:g}")
+    else:
+        reasons.append(f"no position of the {first.name} text can be compared: {first.note}")
+    reasons += [f"{case.name}: {reason}" for case in cases for reason in case.reasons]
+    if tokenizer is not None and artifact.precision in EXACT_PRECISIONS:
+        reasons += [f"tokenizer: {reason}" for reason in tokenizer.reasons]
     return Parity(
         reference=reference.name,
-        texts=len(reference.texts),
-        positions=positions,
-        top1_agreement=Figure.proportion(agreed, positions, source),
-        mean_kl=Figure(value=mean_kl, unit="nats", n=positions, source=source),
-        max_abs_diff=Figure(value=largest, unit="logits", n=positions, source=source),
+        texts=first.texts,
+        positions=first.positions,
+        top1_agreement=first.top1_agreement,
+        mean_kl=first.mean_kl,
+        max_abs_diff=first.max_abs_diff,
         passed=not reasons,
         reasons=tuple(reasons),
+        cases=cases,
+        tokenizer=tokenizer,
+        notes=tuple(notes),
     )
 
 
-def _within(token_ids: Sequence[Sequence[int]], context_length: int, room: int) -> list[list[int]]:
-    """Return the texts that are kept: none empty, each within the context, all within ``room`` positions."""
-    texts = []
-    for ids in token_ids:
-        text = [int(token) for token in ids[: min(context_length, room)]]
-        if text:
-            texts.append(text)
-            room -= len(text)
-    return texts
+class _Check:
+    """One session's part of the check."""
 
+    def __init__(self, artifact: Artifact, reference: Reference, engine: Engine, session: Session, task: Task) -> None:
+        self._artifact = artifact
+        self._reference = reference
+        self._engine = engine
+        self._session = session
+        self._task = task
+        self._exact = artifact.precision in EXACT_PRECISIONS and engine.float32
+        self._window_note, self._reach = _announced_window(artifact)
 
-def _compare_steps(engine: Engine, text: Sequence[int], whole: NDArray[np.float32], exact: bool) -> str | None:
-    """Decode ``text`` token by token and return why it differs from ``whole`` too much, if it does."""
-    engine.rewind(0)
-    steps = np.stack([engine.append([token]).copy() for token in text])
-    engine.rewind(0)
-    if not np.isfinite(steps).all():
-        return f"token by token, logits not finite ({_first_bad(steps, 0)})"
-    if exact:
-        largest = float(np.abs(steps - whole[: len(steps)]).max())
-        if largest > EXACT_MAX_ABS_DIFF:
-            return (
-                f"token by token, logits differ by {largest:.4g} from the whole prompt's (limit {EXACT_MAX_ABS_DIFF:g})"
-            )
+    def case(self, case: Case) -> ParityCase:
+        """Run a case and return its row. Raises _NotFiniteError."""
+        tally = Tally()
+        runs = [run for run in case.runs if self._session.can_compare(case, run)]
+        notes = [self._session.note(case)] if len(runs) < len(case.runs) or case.name == "rope-boundary" else []
+        for index, run in enumerate(runs):
+            within = _within(run, self._reach)
+            if within is None or within.positions < run.positions:
+                notes.append(self._window_note)
+            if within is not None:
+                self._compare(case, index, run, within, tally)
+            self._task.advance(run.positions)
+        notes = [note for note in dict.fromkeys(notes) if note]
+        if not tally.positions:
+            return _not_run(case, case.skipped or "; ".join(notes) or "nothing to compare")
+        if self._exact:
+            tally.refuse_inexact(self._artifact.precision)
+        source = f"{self._artifact.name} against {self._reference.description}, {case.name}"
+        return ParityCase(
+            name=case.name,
+            texts=tally.texts,
+            positions=tally.positions,
+            top1_agreement=Figure.proportion(tally.agreed, tally.positions, source),
+            mean_kl=Figure(value=tally.mean_kl, unit="nats", n=tally.positions, source=source),
+            max_abs_diff=Figure(value=tally.largest, unit="logits", n=tally.positions, source=source),
+            passed=not tally.reasons,
+            reasons=tuple(tally.reasons),
+            note="; ".join(notes),
+        )
+
+    def _compare(self, case: Case, index: int, run: Run, within: Run, tally: Tally) -> None:
+        if not run.pieces:
+            found = self._engine.logits(within.text)
+            expected = self._reference.whole(run.text)[: len(found)]
+            lengths = np.arange(1, len(found) + 1)
+        else:
+            found = np.stack(list(walk(self._engine, within)))
+            every = self._reference.after_pieces(case, run, beyond=self._session.beyond)
+            expected = every[[run.pieces.index(piece) for piece in within.pieces]]
+            lengths = np.array(within.ends) + 1
+        if not np.isfinite(found).all():
+            raise _NotFiniteError(f"{case.name}: logits not finite ({first_bad(found, index)})")
+        tally.add(expected, found, lengths)
+        if case.name in _CACHED and (reason := self._cache_reason(case, within, found)):
+            tally.reasons.append(reason)
+
+    def _cache_reason(self, case: Case, run: Run, found: Rows) -> str | None:
+        """Return why the logits after pieces differ too much from those of the prompt at once, if they do."""
+        whole = self._engine.logits(run.text[: max(run.ends) + 1])[run.ends]
+        how = _CACHED[case.name]
+        if self._exact:
+            largest = float(np.abs(found - whole).max())
+            if not largest <= EXACT_MAX_ABS_DIFF:
+                limit = f"limit {EXACT_MAX_ABS_DIFF:g}"
+                return f"{how}, logits differ by {largest:.4g} from the whole prompt's ({limit})"
+            return None
+        mean_kl = float(kl_divergence(whole, found).mean())
+        if not mean_kl <= STEP_MAX_KL:
+            return f"{how}, mean KL from the whole prompt's logits is {mean_kl:.4g} nats (limit {STEP_MAX_KL:g})"
         return None
-    mean_kl = float(kl_divergence(whole[: len(steps)], steps).mean())
-    if mean_kl > STEP_MAX_KL:
-        return f"token by token, mean KL from the whole prompt's logits is {mean_kl:.4g} nats (limit {STEP_MAX_KL:g})"
+
+
+def _within(run: Run, reach: int | None) -> Run | None:
+    """Return the part of a run that lies within the first ``reach`` tokens, if any does."""
+    if reach is None or len(run.text) <= reach:
+        return run
+    pieces = tuple(piece for piece in run.pieces if sum(piece) <= reach)
+    return Run(run.text[:reach], pieces) if pieces or not run.pieces else None
+
+
+def _announced_window(artifact: Artifact) -> tuple[str, int | None]:
+    """Return the artifact's note that llama.cpp ignores a sliding window, and how many tokens that doesn't touch."""
+    for note in artifact.notes:
+        if found := _WINDOW_NOTE.search(note):
+            return note, int(found[1])
+    return "", None
+
+
+def _unfit(engine: Engine, session: Session, reference: Reference) -> str | None:
+    if engine.vocab_size != reference.vocab_size:
+        return f"{engine.vocab_size} logits a position, the reference has {reference.vocab_size}"
+    runs = ((case, run) for case in session.cases for run in case.runs)
+    longest = max((len(run.text) for case, run in runs if session.can_compare(case, run)), default=0)
+    if engine.context_length < longest:
+        return f"it holds {engine.context_length} tokens, the reference has a text of {longest}"
     return None
 
 
-def _first_bad(logits: NDArray[np.float32], text: int) -> str:
-    position = int(np.argmin(np.isfinite(logits).all(axis=-1)))
-    return f"first at text {text}, position {position}"
+def _tokenizer_parity(artifact: Artifact, reference: Reference, engine: Engine) -> TokenizerParity | None:
+    from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
+    from edgestill.runtime.tokenizer import FastTokenizer, GgufTokenizer, Tokenizer
+
+    original = reference.tokens
+    if original is None:
+        return None
+    if artifact.format == "gguf":
+        own: Tokenizer = GgufTokenizer(cast(LlamaCppEngine, engine))
+        return compare_tokenizer(original, own, "llama.cpp", artifact.notes)
+    file = artifact.folder / "tokenizer.json"
+    if not file.is_file():
+        return unusable_tokenizer(original, "tokenizers", "there is no tokenizer.json beside the model")
+    try:
+        beside = FastTokenizer(artifact.folder)
+    except CheckpointError as error:
+        return unusable_tokenizer(original, "tokenizers", str(error))
+    same = original.sha256 == sha256_file(file)
+    return compare_tokenizer(original, beside, "tokenizers", artifact.notes, same_file=same)
 
 
-def _refused(artifact: Artifact, reference: Reference, reason: str) -> Parity:
+def _not_run(case: Case, why: str) -> ParityCase:
+    return ParityCase(
+        name=case.name,
+        texts=0,
+        positions=0,
+        top1_agreement=Figure.missing("fraction", why),
+        mean_kl=Figure.missing("nats", why),
+        max_abs_diff=Figure.missing("logits", why),
+        passed=None,
+        note=why,
+    )
+
+
+def _refused(artifact: Artifact, reference: Reference, reason: str, cases: tuple[ParityCase, ...] = ()) -> Parity:
     why = f"{artifact.name} was refused: {reason}"
     return Parity(
         reference=reference.name,
@@ -242,4 +261,5 @@ def _refused(artifact: Artifact, reference: Reference, reason: str) -> Parity:
         max_abs_diff=Figure.missing("logits", why),
         passed=False,
         reasons=(reason,),
+        cases=cases,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def make_checkpoint(
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
+        "vocab_size": len(fast),
         **sizes,
     }
     kind = {
@@ -75,7 +77,6 @@ def make_checkpoint(
         "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
     }[architecture]
     config = kind[0](
-        vocab_size=len(fast),
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
@@ -93,6 +94,12 @@ def make_checkpoint(
     fast.save_pretrained(folder)
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>", "pad_token": "<|pad|>"}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_checkpoint() -> Callable[..., Path]:
+    """The function that writes a random tiny model into a folder: sizes and architecture by keyword."""
+    return make_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +159,9 @@ def tiny_phi3(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "original_max_position_embeddings": 64,
     }
     folder = tmp_path_factory.mktemp("tiny-phi3")
-    return make_checkpoint(folder, architecture="phi3", tied=False, rope_parameters=rope)
+    # transformers takes the configuration's own original context (by default 4096) over that of rope_parameters.
+    original = {"original_max_position_embeddings": 64}
+    return make_checkpoint(folder, architecture="phi3", tied=False, rope_parameters=rope, **original)
 
 
 @pytest.fixture(scope="session")

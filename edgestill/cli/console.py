@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import rich.progress
     from rich.console import RenderableType
 
-    from edgestill.results import ArtifactsDocument, Figure
+    from edgestill.results import ArtifactsDocument, Figure, Parity
 
 _PLAIN_SECONDS: Final = 10.0
 
@@ -75,10 +75,39 @@ def print_artifacts(document: ArtifactsDocument, as_json: bool) -> None:
             rows.append(row)
         print_table(["artifact", "path", "size", "top-1 agreement", "mean KL", "max |difference|"], rows)
         for record in document.artifacts:
+            if record.parity is not None:
+                print_parity(record.parity)
+        for record in document.artifacts:
             for note in record.notes:
                 say(f"{record.name}: {note}")
     if document.refused:
         raise GateError("; ".join(f"{file.name} refused: {', '.join(file.reasons)}" for file in document.refused))
+
+
+def print_parity(parity: Parity) -> None:
+    """Print every case of a parity check, and how the tokenizers compare."""
+    cases = [case for case in parity.cases if case.positions]
+    rows = [
+        [case.name, f"{case.positions:,}", *map(figure, (case.top1_agreement, case.mean_kl, case.max_abs_diff))]
+        for case in cases
+    ]
+    if rows:
+        print_table(["parity case", "positions", "top-1 agreement", "mean KL", "max |difference|"], rows)
+    tokenizer = parity.tokenizer
+    if tokenizer is not None:
+        announced = f", {tokenizer.announced} differ as the notes say" if tokenizer.announced else ""
+        print_line(
+            f"tokenizer ({tokenizer.runtime}): {tokenizer.ids_equal} of {tokenizer.texts} texts with the original's "
+            f"ids, {tokenizer.round_trips} decoded to its bytes{announced}"
+        )
+    notes: dict[str, list[str]] = {}
+    for case in parity.cases:
+        if case.note:
+            notes.setdefault(case.note, []).append(case.name + ("" if case.positions else " not run"))
+    for note, names in notes.items():
+        say(f"{', '.join(names)}: {note}")
+    for note in (*parity.notes, *(tokenizer.reasons if tokenizer is not None else ())):
+        say(note)
 
 
 def figure(value: Figure | None) -> str:

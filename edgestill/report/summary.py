@@ -4,46 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from edgestill.report.format import MISSING, bare_text, basis_text, figure_text, interval_text, printable, quantity
+from edgestill.report.parity_tables import cases_section, parity_section
+from edgestill.report.table import Cell, Section, figure_cell, rows
 from edgestill.results import Figure, ModelRecord, ReportDocument
-
-ROLE_NAMES: Final = {
-    "teacher": "teacher",
-    "student": "student",
-    "baseline": "student without distillation",
-    "artifact": "",
-}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One value of a table: the text, a smaller second line, and what a pointer over it is told."""
-
-    text: str
-    detail: str = ""
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model's line in a table."""
-
-    name: str
-    role: str
-    shipped: bool
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table: its title, a sentence on how to read it, the column labels and the rows."""
-
-    title: str
-    intro: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -160,13 +125,15 @@ def sections(document: ReportDocument) -> tuple[Section, ...]:
         "Quality and size",
         "Every model answered the same test questions; the small line is the 95% interval.",
         (*(metric_label(name) for name in metrics), "parameters", "size"),
-        _rows(document, lambda model: _quality_cells(model, metrics)),
+        rows(document, lambda model: _quality_cells(model, metrics)),
     )
     found = [quality]
     if any(model.bench for model in document.models):
         found.append(_speed_section(document))
     if any(model.parity for model in document.models):
-        found.append(_parity_section(document))
+        found.append(parity_section(document))
+    if any(model.parity and model.parity.cases for model in document.models):
+        found.append(cases_section(document))
     return tuple(found)
 
 
@@ -175,8 +142,10 @@ def notes(document: ReportDocument) -> tuple[tuple[str, str], ...]:
     found = []
     for model in document.models:
         warnings = model.bench.warnings if model.bench else ()
-        reasons = model.parity.reasons if model.parity else ()
-        found += [(printable(model.name), printable(note)) for note in (*model.notes, *reasons, *warnings)]
+        parity = model.parity
+        reasons = () if parity is None else (*parity.reasons, *parity.notes)
+        by_case = () if parity is None else tuple(case.note for case in parity.cases if case.positions and case.note)
+        found += [(printable(model.name), printable(note)) for note in (*model.notes, *reasons, *by_case, *warnings)]
     return tuple(dict.fromkeys(found))
 
 
@@ -188,31 +157,7 @@ def _speed_section(document: ReportDocument) -> Section:
         for prompt, new, repetitions in shapes
     )
     columns = ("engine", "load", "TTFT", "prefill, tokens/s", "decode, tokens/s", "inter-token", "answer", "peak PSS")
-    return Section("Speed and memory", f"{intro}.", columns, _rows(document, _speed_cells))
-
-
-def _parity_section(document: ReportDocument) -> Section:
-    parities = [model.parity for model in document.models if model.parity]
-    positions = max(parity.positions for parity in parities)
-    return Section(
-        "Parity",
-        f"Logits of each file against its reference on the same token ids, position by position ({positions:,} "
-        "positions of held-out text). KL is KL(reference ‖ file).",
-        ("reference", "top-1 agreement", "mean KL, nats", "max |Δ logit|", "verdict"),
-        tuple(row for row in _rows(document, _parity_cells) if row.cells),
-    )
-
-
-def _rows(document: ReportDocument, cells: Callable[[ModelRecord], tuple[Cell, ...]]) -> tuple[Row, ...]:
-    shipped = document.headline.artifact if document.headline else None
-    return tuple(
-        Row(printable(model.name), _role(model), model.name == shipped, cells(model)) for model in document.models
-    )
-
-
-def _role(model: ModelRecord) -> str:
-    role = ROLE_NAMES[model.role]
-    return "" if role == model.name else role
+    return Section("Speed and memory", f"{intro}.", columns, rows(document, _speed_cells))
 
 
 def _quality_cells(model: ModelRecord, metrics: tuple[str, ...]) -> tuple[Cell, ...]:
@@ -235,40 +180,20 @@ def _speed_cells(model: ModelRecord) -> tuple[Cell, ...]:
     answer = model.answer_seconds or bench.answer_seconds
     return (
         Cell(printable(bench.engine), threads),
-        _cell(bench.load_seconds),
-        _cell(bench.ttft_seconds),
-        _cell(bench.prefill_tokens_per_second, text=bare_text(bench.prefill_tokens_per_second)),
-        _cell(bench.decode_tokens_per_second, text=bare_text(bench.decode_tokens_per_second)),
-        _cell(bench.inter_token_seconds.p50, detail=f"p90 {figure_text(p90)}"),
-        _cell(answer, detail=interval_text(answer)),
-        _cell(bench.peak_pss_bytes, detail=f"RSS {figure_text(rss)}"),
+        figure_cell(bench.load_seconds),
+        figure_cell(bench.ttft_seconds),
+        figure_cell(bench.prefill_tokens_per_second, text=bare_text(bench.prefill_tokens_per_second)),
+        figure_cell(bench.decode_tokens_per_second, text=bare_text(bench.decode_tokens_per_second)),
+        figure_cell(bench.inter_token_seconds.p50, detail=f"p90 {figure_text(p90)}"),
+        figure_cell(answer, detail=interval_text(answer)),
+        figure_cell(bench.peak_pss_bytes, detail=f"RSS {figure_text(rss)}"),
     )
-
-
-def _parity_cells(model: ModelRecord) -> tuple[Cell, ...]:
-    parity = model.parity
-    if parity is None:
-        return ()
-    verdict = Cell("passed") if parity.passed else Cell("refused", title="; ".join(map(printable, parity.reasons)))
-    return (
-        Cell(printable(parity.reference)),
-        _cell(parity.top1_agreement),
-        _cell(parity.mean_kl, text=bare_text(parity.mean_kl)),
-        _cell(parity.max_abs_diff, text=bare_text(parity.max_abs_diff)),
-        verdict,
-    )
-
-
-def _cell(figure: Figure, *, text: str | None = None, detail: str = "") -> Cell:
-    interval = interval_text(figure)
-    title = f"95% interval {interval}; {basis_text(figure)}" if interval else basis_text(figure)
-    return Cell(figure_text(figure) if text is None else text, detail, title)
 
 
 def _score(figure: Figure | None, metric: str) -> Cell:
     if figure is None:
         return Cell(MISSING, title=f"{metric_label(metric)} was not evaluated")
-    return _cell(figure, detail=interval_text(figure))
+    return figure_cell(figure, detail=interval_text(figure))
 
 
 def _saved(what: str, reduction: Figure, values: tuple[Figure | None, Figure | None]) -> Card:

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 from edgestill.bundle import Manifest
-from edgestill.results import ArtifactsDocument, BenchDocument, EvalDocument, Record, ReportDocument
+from edgestill.results import ArtifactsDocument, BenchDocument, EvalDocument, ParityDocument, Record, ReportDocument
 
 DOCUMENTS: dict[str, type[Record]] = {
     "artifacts": ArtifactsDocument,
     "bench": BenchDocument,
     "eval": EvalDocument,
     "manifest": Manifest,
+    "parity": ParityDocument,
     "report": ReportDocument,
 }
 """File stem -> the model that is written."""

@@ -16,9 +16,11 @@ import torch
 
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import GateError, InputError
-from edgestill.export import parity
+from edgestill.export import parity_cases
 from edgestill.export.onnx import export_onnx
-from edgestill.export.parity import Reference, check_parity, reference_logits
+from edgestill.export.parity import check_parity
+from edgestill.export.parity_cases import Case, Run
+from edgestill.export.parity_reference import Reference, reference_logits
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import locate_model
 
@@ -62,12 +64,25 @@ def test_figures_equal_a_float64_computation(tiny_checkpoint: Path, tmp_path: Pa
     result = check_parity(replace(other, precision="f16"), reference, min_top1_agreement=0, max_kl=10)
     engine = open_engine(locate_model(other.folder), threads=1)
     found = np.concatenate([engine.logits(text) for text in TEXTS]).astype(np.float64)
-    expected = np.concatenate([reference.logits(index) for index in range(2)]).astype(np.float64)
+    expected = np.concatenate([reference.whole(text) for text in reference.texts]).astype(np.float64)
     p, q = scipy.special.softmax(expected, axis=-1), scipy.special.softmax(found, axis=-1)
     assert result.passed
     assert result.mean_kl.value == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=-1).mean(), rel=1e-3)
     assert result.top1_agreement.value == pytest.approx((p.argmax(-1) == q.argmax(-1)).mean())
     assert result.max_abs_diff.value == pytest.approx(np.abs(found - expected).max(), rel=1e-4)
+    assert [case.name for case in result.cases] == [case.name for case in reference.cases]
+    assert result.cases[0].mean_kl == result.mean_kl
+
+    # Prompts of many lengths: the last position of each, though the reference ran only the longest.
+    lengths = next(case for case in reference.cases if case.name == "lengths")
+    text = lengths.runs[0].text
+    found = np.stack([engine.logits(text[:length])[-1] for _, length in lengths.runs[0].pieces]).astype(np.float64)
+    expected = open_engine(locate_model(tiny_checkpoint)).logits(text)[lengths.runs[0].ends].astype(np.float64)
+    p, q = scipy.special.softmax(expected, axis=-1), scipy.special.softmax(found, axis=-1)
+    row = next(case for case in result.cases if case.name == "lengths")
+    assert row.positions == len(found) > 15
+    assert row.mean_kl.value == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=-1).mean(), rel=1e-3)
+    assert row.max_abs_diff.value == pytest.approx(np.abs(found - expected).max(), rel=1e-4)
 
 
 def test_a_changed_weight_is_refused_by_the_fixed_gate_of_fp32(artifact: Artifact, reference: Reference) -> None:
@@ -99,7 +114,7 @@ def test_a_checkpoint_with_a_nan_weight_is_refused(tiny_checkpoint: Path, tmp_pa
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 5] = torch.nan
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(GateError, match=r"not finite \(first at text 0, position 0\)"):
+    with pytest.raises(GateError, match=r"not finite \(held-out: first at text 0, position 0\)"):
         reference_logits(Checkpoint.open(folder), TEXTS)
 
 
@@ -113,7 +128,7 @@ def test_a_truncated_file_is_refused(artifact: Artifact, reference: Reference, n
 
 
 def test_another_vocabulary_is_refused(artifact: Artifact) -> None:
-    with Reference("other", "other", [[1, 2]], 7) as reference:
+    with Reference("other", "other", [Case("held-out", (Run((1, 2)),))], 7) as reference:
         result = check_parity(artifact, reference, min_top1_agreement=0, max_kl=100)
     assert not result.passed
     assert "the reference has 7" in result.reasons[0]
@@ -134,13 +149,13 @@ def test_a_broken_kv_cache_is_refused(
     for precision in ("fp32", "int4"):
         result = check_parity(replace(artifact, precision=precision), reference, min_top1_agreement=0, max_kl=100)
         assert not result.passed
-        assert result.reasons[0].startswith("token by token")
+        assert result.reasons[0].startswith("steps: token by token")
 
 
 def test_positions_are_bounded_and_texts_cut_to_the_context(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "MAX_POSITIONS", 300)
+    monkeypatch.setattr(parity_cases, "MAX_POSITIONS", 300)
     with reference_logits(Checkpoint.open(tiny_checkpoint), [[], [5] * 1000, [6] * 1000]) as reference:
         assert [len(text) for text in reference.texts] == [256, 44]
 

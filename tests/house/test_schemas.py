@@ -19,6 +19,8 @@ from edgestill.results import (
     EvalRecord,
     Figure,
     Latency,
+    Parity,
+    ParityDocument,
     ReportDocument,
 )
 from edgestill.schemas import DOCUMENTS, FOLDER, schema_text
@@ -54,6 +56,21 @@ SAMPLES = {
     "artifacts": ArtifactsDocument(artifacts=(ARTIFACT,)).to_json(),
     "eval": EvalDocument(task="text", results=(EvalRecord(model="m", metrics={"bits_per_byte": SECONDS}),)).to_json(),
     "bench": BenchDocument(environment=ENVIRONMENT, results=(BENCH,)).to_json(),
+    "parity": ParityDocument(
+        name="gguf-f16",
+        format="gguf",
+        precision="f16",
+        sha256="0" * 64,
+        parity=Parity(
+            reference="student",
+            texts=1,
+            positions=1,
+            top1_agreement=SECONDS,
+            mean_kl=SECONDS,
+            max_abs_diff=SECONDS,
+            passed=True,
+        ),
+    ).to_json(),
     "report": ReportDocument(
         name="n",
         created="2026-01-31T12:00:00Z",

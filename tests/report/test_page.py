@@ -62,7 +62,7 @@ def parsed(page: str) -> Balance:
 def test_the_page_is_balanced_html(document: ReportDocument) -> None:
     page = parsed(render_html(document))
     assert page.seen.count("svg") == 2
-    assert page.seen.count("table") == 3
+    assert page.seen.count("table") == 4
 
 
 def test_the_same_document_gives_the_same_page(document: ReportDocument) -> None:

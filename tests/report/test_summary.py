@@ -96,6 +96,48 @@ def test_markdown_tables_have_one_width(document: ReportDocument) -> None:
         assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
 
 
+def test_each_case_of_parity_is_a_column_and_one_that_was_not_run_is_named(document: ReportDocument) -> None:
+    table = summary.sections(document)[-1]
+    assert table.title == "Parity by case"
+    assert table.columns == (
+        *("held-out", "unicode", "special tokens", "vocabulary", "long", "lengths", "steps", "chunks"),
+        "tokenizer",
+    )
+    assert "Not run: RoPE boundary (config.json has no rotary scaling" in table.intro
+    assert len(table.rows) == 7
+    exact = next(row for row in table.rows if row.name == "onnx-fp32")
+    assert [cell.text for cell in exact.cells] == ["100%"] * 8 + ["127/127"]
+    quantised = next(row for row in table.rows if row.name == "gguf-q4_k_m")
+    assert quantised.cells[4].detail == "2.02"
+    assert quantised.cells[4].title == "1,024 positions, mean KL 5.6×10⁻³ nats"
+    assert (quantised.cells[-1].text, quantised.cells[-1].detail) == ("126/127", "1 announced")
+    assert "Unicode NFC" in quantised.cells[-1].title
+
+
+def test_a_case_that_one_file_did_not_run_is_a_dash_that_says_why(document: ReportDocument) -> None:
+    model = document.models[3]
+    assert model.parity is not None
+    without = model.parity.cases[1].model_copy(
+        update={"positions": 0, "passed": None, "note": "the reference has no tokenizer"}
+    )
+    cases = (model.parity.cases[0], without, *model.parity.cases[2:])
+    changed = model.model_copy(update={"parity": model.parity.model_copy(update={"cases": cases, "tokenizer": None})})
+    models = (*document.models[:3], changed, *document.models[4:])
+    row = summary.sections(document.model_copy(update={"models": models}))[-1].rows[0]
+    assert (row.cells[1].text, row.cells[1].title) == ("—", "the reference has no tokenizer")
+    assert row.cells[-1].text == "—"
+
+
+def test_what_a_case_leaves_out_by_design_is_a_note(document: ReportDocument) -> None:
+    model = document.models[6]
+    assert model.parity is not None
+    cases = tuple(case.model_copy(update={"note": "only texts past 64 tokens"}) for case in model.parity.cases)
+    changed = model.model_copy(update={"parity": model.parity.model_copy(update={"cases": cases})})
+    models = (*document.models[:6], changed, *document.models[7:])
+    notes = summary.notes(document.model_copy(update={"models": models}))
+    assert notes.count((model.name, "only texts past 64 tokens")) == 1
+
+
 def test_three_files_are_written(document: ReportDocument, tmp_path: Path) -> None:
     page = write_report(document, tmp_path)
     assert page == tmp_path / "report.html"
