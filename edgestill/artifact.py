@@ -13,8 +13,8 @@ from edgestill.errors import CheckpointError, ModelFileError
 from edgestill.safetensors import read_header
 from edgestill.storage import sha256_file, sha256_json, write_json
 
-Format = Literal["onnx", "gguf"]
-FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf")
+Format = Literal["onnx", "gguf", "onnx-portable"]
+FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf", "onnx-portable")
 
 DESCRIPTION_FILE: Final = "artifact.json"
 SCHEMA: Final = "edgestill.artifact/1"
@@ -83,6 +83,12 @@ class Checkpoint:
         configs = [self.path / name for name in CONFIG_FILES if (self.path / name).is_file()]
         files = [*configs, *self.weight_files(), *self.tokenizer_files()]
         return sha256_json(sorted([file.name, sha256_file(file)] for file in files))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return format and precision of an artifact's name (``onnx-portable-int8``: a format may have a dash)."""
+    format, _, precision = name.rpartition("-")
+    return format, precision
 
 
 def read_json_object(path: Path) -> dict[str, object]:

@@ -18,8 +18,11 @@ from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, Refused
 from edgestill.storage import remove
 
 if TYPE_CHECKING:
+    from edgestill.export.classifier_parity import ClassifierReference
     from edgestill.export.parity import Reference
     from edgestill.runtime.tokenizer import Tokenizer
+
+    AnyReference = Reference | ClassifierReference
 
 MAX_TEXTS: Final = 64
 MAX_POSITIONS: Final = 4096
@@ -86,17 +89,18 @@ def record_of(artifact: Artifact, parity: Parity | None, extra_notes: Sequence[s
     )
 
 
-def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Progress) -> Parity:
+def check(
+    artifact: Artifact, reference: AnyReference, gates: Gates, progress: Progress
+) -> Parity:
     """Compare an artifact with a reference; a failing one is renamed to ``<name>.refused``."""
+    from edgestill.export.classifier_parity import ClassifierReference, check_classifier_parity
     from edgestill.export.parity import check_parity
 
-    parity = check_parity(
-        artifact,
-        reference,
-        min_top1_agreement=gates.min_top1_agreement,
-        max_kl=gates.max_kl,
-        progress=progress,
-    )
+    limits = {"min_top1_agreement": gates.min_top1_agreement, "max_kl": gates.max_kl}
+    if isinstance(reference, ClassifierReference):
+        parity = check_classifier_parity(artifact, reference, **limits, progress=progress)
+    else:
+        parity = check_parity(artifact, reference, **limits, progress=progress)
     if not parity.passed:
         refused = artifact.folder.with_name(artifact.folder.name + ".refused")
         remove(refused)
@@ -146,12 +150,18 @@ def quantize_checked(
     return _document(artifact, check(artifact, reference_of(model, rows, progress), gates, progress))
 
 
-def reference_of(model: Path, rows: Iterable[Example], progress: Progress) -> Reference:
+def reference_of(model: Path, rows: Iterable[Example], progress: Progress) -> AnyReference:
     """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens."""
+    from edgestill.export.classifier_parity import classifier_reference
     from edgestill.export.parity import reference_logits
+    from edgestill.runtime.classifier import is_classifier
+    from edgestill.runtime.evaluate_classifier import text_of
+    from edgestill.runtime.model_source import locate_model
     from edgestill.runtime.session import Session
     from edgestill.runtime.tokenizer import FastTokenizer
 
+    if is_classifier(locate_model(model)):
+        return classifier_reference(model, [text_of(row) for row in rows], progress=progress)
     if (model / "tokenizer.json").is_file():
         ids = held_out_ids(FastTokenizer(model), rows)
     else:  # a GGUF file brings its tokenizer inside

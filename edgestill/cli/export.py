@@ -18,8 +18,8 @@ def add_to(app: typer.Typer) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Hugging Face model folder.")],
     out: Annotated[Path, typer.Option(help="Folder that receives <format>-<precision>/.")],
-    format: Annotated[str, typer.Option(help="onnx or gguf.")] = "gguf",
-    precision: Annotated[str | None, typer.Option(help="onnx: fp32, int8, int4; gguf: f32, f16, bf16, q8_0.")] = None,
+    format: Annotated[str, typer.Option(help="onnx, gguf or onnx-portable.")] = "gguf",
+    precision: Annotated[str | None, typer.Option(help="onnx: fp32, int8, int4; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Held-out rows for the parity check (default: built-in text).")
     ] = None,
@@ -38,7 +38,7 @@ def export(
         document = export_checked(
             Checkpoint.open(checkpoint),
             chosen,
-            precision or {"onnx": "fp32", "gguf": "f16"}[chosen],
+            precision or {"onnx": "fp32", "gguf": "f16", "onnx-portable": "fp32"}[chosen],
             out,
             gates=built_in_gates() if parity else None,
             data=data,

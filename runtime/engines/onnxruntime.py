@@ -57,7 +57,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, *, threads: int, context_length: int) -> None:
         self._runtime = runtime = require("onnxruntime", engine="onnxruntime", extra="onnx")
-        self._session: Any = _load(runtime, path, threads)
+        self._session: Any = load_session(runtime, path, threads)
         self.path = path
         self.threads = threads
         self.context_length = context_length
@@ -192,7 +192,8 @@ class OnnxRuntimeEngine:
         return logits.astype(np.float32, copy=False)
 
 
-def _load(runtime: Any, path: Path, threads: int) -> Any:
+def load_session(runtime: Any, path: Path, threads: int) -> Any:
+    """Load a file into onnxruntime on the CPU. Raises ModelFileError with its reason when it refuses."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = runtime.SessionOptions()
