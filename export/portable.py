@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from edgestill.artifact import Artifact, Checkpoint
 from edgestill.errors import MissingDependencyError, UnsupportedError
 from edgestill.export.onnx import ENTRY, copy_companions
+from edgestill.onnx_file import check_standard, save_onnx
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import whole_folder
 
@@ -40,7 +41,7 @@ def export_portable(
     if precision not in PORTABLE_PRECISIONS:
         raise UnsupportedError(f"onnx-portable precision {precision!r} is not one of {', '.join(PORTABLE_PRECISIONS)}")
     _require_packages()
-    from edgestill.export.portable_graph import check_standard, save, tidy
+    from edgestill.export.portable_graph import tidy
     from edgestill.export.portable_trace import WRAPPER_PREFIX, trace_classifier, trace_decoder
     from edgestill.runtime.torch_model import load_torch_model
 
@@ -63,7 +64,7 @@ def export_portable(
             graph = trace_decoder(model)
         steps.advance()
         tidy(graph, WRAPPER_PREFIX)
-        save(graph, folder / ENTRY)
+        save_onnx(graph, folder / ENTRY)
         steps.advance()
         check_standard(folder / ENTRY)
         copy_companions(checkpoint, folder)

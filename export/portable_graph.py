@@ -1,24 +1,13 @@
-"""A traced graph made fit to be kept: simplified, its weights named, nothing left but standard operators.
+"""A traced graph made fit to be kept: simplified, its weights named, nothing of the machine left in it.
 
 Imports onnx_ir: import it inside a function.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
-
 import numpy as np
-import onnx  # noqa: TID253
 import onnx_ir as ir  # noqa: TID253
-import onnxscript.optimizer
-
-from edgestill.errors import StageError
-
-STANDARD_DOMAINS: Final = ("", "ai.onnx")
-EMBEDDED_BYTES: Final = 32 << 20
-"""Weights of at most so many bytes lie in model.onnx itself, larger ones in model.onnx.data: a runtime that parses
-the one holds them twice while it loads, the other is mapped."""
+import onnxscript.optimizer  # noqa: TID253
 
 
 def tidy(model: ir.Model, prefix: str) -> None:
@@ -72,37 +61,3 @@ def _store_transposed(graph: ir.Graph) -> None:
         weight.shape = shape
         ir.convenience.replace_all_uses_with(node.outputs[0], weight)
         graph.remove(node, safe=True)
-
-
-def save(model: ir.Model, path: Path) -> None:
-    """Write a graph, with its weights inside or, past ``EMBEDDED_BYTES``, beside it in ``<path>.data``."""
-    stored = (value.const_value for value in model.graph.initializers.values())
-    size = sum(tensor.nbytes for tensor in stored if tensor is not None)
-    if size > EMBEDDED_BYTES:
-        ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1024)
-    else:
-        ir.save(model, path)
-
-
-def check_standard(path: Path) -> None:
-    """Check a file: standard operators only, onnx.checker, strict shape inference, named dynamic axes.
-
-    Raises StageError that says what is wrong.
-    """
-    model = ir.load(path)
-    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.all_nodes() if not _standard(node)})
-    if foreign or model.functions:
-        named = ", ".join(foreign) or f"{len(model.functions)} functions"
-        raise StageError(f"{path}: not standard operators alone: {named}; report this as a bug")
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        axes = [] if value.shape is None else list(value.shape)
-        if not axes or not isinstance(axes[0], ir.SymbolicDim) or axes[0].value is None:
-            raise StageError(f"{path}: the batch axis of {value.name!r} is fixed at {axes[:1]}; report this as a bug")
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise StageError(f"{path}: onnx.checker refuses it ({str(error).strip().splitlines()[0]})") from error
-
-
-def _standard(node: ir.Node) -> bool:
-    return node.domain in STANDARD_DOMAINS

@@ -229,6 +229,7 @@ def _context_length(source: ModelSource) -> int | None:
     for folder in folders:
         for name, keys in (
             ("config.json", ("max_position_embeddings",)),
+            ("config.json", ("n_positions",)),
             ("genai_config.json", ("model", "context_length")),
         ):
             path = folder / name
