@@ -179,7 +179,18 @@ def run(kind: str, data: Path, scratch: Path) -> dict[str, Any]:
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return the figures as Markdown."""
-    head = ["model", "accuracy", "95%", "macro F1", "size MB", "top-1", "max diff", "KL nats", "ms an answer", "peak MB"]
+    head = [
+        "model",
+        "accuracy",
+        "95%",
+        "macro F1",
+        "size MB",
+        "top-1",
+        "max diff",
+        "KL nats",
+        "ms an answer",
+        "peak MB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for one in found:
         parities = [None, *(artifact["parity"] for artifact in one["artifacts"])]

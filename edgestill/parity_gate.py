@@ -89,9 +89,7 @@ def record_of(artifact: Artifact, parity: Parity | None, extra_notes: Sequence[s
     )
 
 
-def check(
-    artifact: Artifact, reference: AnyReference, gates: Gates, progress: Progress
-) -> Parity:
+def check(artifact: Artifact, reference: AnyReference, gates: Gates, progress: Progress) -> Parity:
     """Compare an artifact with a reference; a failing one is renamed to ``<name>.refused``."""
     from edgestill.export.classifier_parity import ClassifierReference, check_classifier_parity
     from edgestill.export.parity import check_parity

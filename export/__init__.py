@@ -23,8 +23,8 @@ def export_checkpoint(
 ) -> Artifact:
     """Write ``out_dir/<format>-<precision>/`` from a checkpoint and return the artifact.
 
-    Streams tensor by tensor, without torch, but for ``onnx-portable``. Raises UnsupportedError for an unknown precision or
-    architecture, CheckpointError for a damaged checkpoint, DiskFullError when there is no room.
+    Streams tensor by tensor, without torch; ``onnx-portable`` is traced by torch. Raises UnsupportedError for an
+    unknown precision or architecture, CheckpointError for a damaged checkpoint, DiskFullError when there is no room.
     """
     if precision not in PRECISIONS[format]:
         raise UnsupportedError(f"{format} precision {precision!r} is not one of {', '.join(PRECISIONS[format])}")

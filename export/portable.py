@@ -28,9 +28,7 @@ _AUTO_CLASSES: Final[dict[Task, str]] = {
 }
 
 
-def export_portable(
-    checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT
-) -> Artifact:
+def export_portable(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
     """Write ``out_dir/onnx-portable-<precision>/`` (``fp32``, ``fp16``) and return its artifact.
 
     The graph passes onnx.checker and strict shape inference, has no operator of another domain, and dynamic
@@ -79,8 +77,7 @@ def _require_packages() -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise MissingDependencyError(
-                f"onnx-portable needs {package}, which can't be imported ({error}); "
-                "pip install 'edgestill[portable]'"
+                f"onnx-portable needs {package}, which can't be imported ({error}); pip install 'edgestill[portable]'"
             ) from error
 
 

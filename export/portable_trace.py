@@ -91,6 +91,8 @@ def trace_classifier(model: Any) -> ir.Model:
 class _Decoder(torch.nn.Module):
     """Takes and returns the cache as flat tensors."""
 
+    model: Any
+
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
@@ -106,6 +108,8 @@ class _Decoder(torch.nn.Module):
 
 
 class _Classifier(torch.nn.Module):
+    model: Any
+
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
@@ -148,7 +152,7 @@ def _text_inputs(config: Any, task: str, names: Sequence[str]) -> dict[str, torc
 
 
 def _export(
-    module: torch.nn.Module, inputs: tuple[Any, ...], axes: tuple[Any, ...], names: list[str], outputs: list[str]
+    module: _Decoder | _Classifier, inputs: tuple[Any, ...], axes: tuple[Any, ...], names: list[str], outputs: list[str]
 ) -> ir.Model:
     """Trace ``module``; raises StageError with torch's own reason when it can't be traced."""
     with _quiet(), torch.no_grad():
@@ -164,7 +168,7 @@ def _export(
                 optimize=False,
                 verbose=False,
             )
-        except Exception as error:  # noqa: BLE001  torch raises whatever the model's code raises
+        except Exception as error:
             reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise StageError(f"torch can't trace {module.model.config.model_type} ({reason[0]})") from error
     assert program is not None

@@ -32,7 +32,9 @@ def quantize_portable(source: Artifact, precision: str, out_dir: Path, *, progre
     if precision not in PRECISIONS:
         raise UnsupportedError(f"onnx-portable precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     if (source.format, source.precision) != ("onnx-portable", "fp32"):
-        raise UnsupportedError(f"{source.folder}: {source.name} can't be quantised; give an onnx-portable-fp32 artifact")
+        raise UnsupportedError(
+            f"{source.folder}: {source.name} can't be quantised; give an onnx-portable-fp32 artifact"
+        )
     try:
         import onnx_ir as ir
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

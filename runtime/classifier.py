@@ -60,7 +60,12 @@ class Classifier:
     """
 
     def __init__(
-        self, network: Network, tokenizer: FastTokenizer, source: ModelSource, config: Mapping[str, object], longest: int
+        self,
+        network: Network,
+        tokenizer: FastTokenizer,
+        source: ModelSource,
+        config: Mapping[str, object],
+        longest: int,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
@@ -119,7 +124,9 @@ class Classifier:
         ids, segments, cut = self.tokenizer.encode_within(text, self.longest)
         return ClassifierInput(ids, segments, cut)
 
-    def logits(self, inputs: Sequence[str] | Sequence[Sequence[int]] | Sequence[ClassifierInput]) -> NDArray[np.float32]:
+    def logits(
+        self, inputs: Sequence[str] | Sequence[Sequence[int]] | Sequence[ClassifierInput]
+    ) -> NDArray[np.float32]:
         """Return the logits of a batch of texts, or of their token ids: ``[batch, labels]``, float32.
 
         Shorter ones are padded on the right; a model without a padding token reads one after the other.
@@ -147,7 +154,7 @@ class Classifier:
         if isinstance(one, str):
             one = self.encode(one)
         elif not isinstance(one, ClassifierInput):
-            ids = [int(number) for number in cast("Sequence[int]", one)]
+            ids = [int(number) for number in one]
             one = ClassifierInput(ids, [0] * len(ids))
         if not one.ids:
             raise InputError("a text to classify is empty; at least one token is expected")

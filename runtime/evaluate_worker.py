@@ -46,9 +46,7 @@ def _serve_classifier(request: Mapping[str, Any], emit: Emit) -> None:
     named = request["harness"]["name"] if request["harness"] else request["task"]
     task = None if request["harness"] else get_task(request["task"], request["task_options"])
     classifies = check_task(request["model"], named, task)
-    with Classifier.open(
-        request["model"], threads=request["threads"], context_length=request["context"]
-    ) as classifier:
+    with Classifier.open(request["model"], threads=request["threads"], context_length=request["context"]) as classifier:
         events = _Events(emit)
         rows = _rows(request)
         result = evaluate_classifier(classifier, classifies, rows, model_name=request["model"], progress=events)

@@ -148,7 +148,7 @@ class FastTokenizer:
         return ids
 
     def encode_within(self, text: str, longest: int) -> tuple[list[int], list[int], bool]:
-        """Return at most ``longest`` ids with the special tokens around them, their segments, and whether it was cut."""
+        """Return at most ``longest`` ids, special tokens among them, their segments, and whether it was cut."""
         encoding = self._tokenizer.encode(text)
         cut = len(encoding.ids) > longest
         if cut:

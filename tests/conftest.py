@@ -35,7 +35,7 @@ def shared_data() -> Path:
 
 
 def make_checkpoint(
-    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: float
+    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: object
 ) -> Path:
     """Write a random tiny Hugging Face folder with its own byte-level BPE tokenizer and chat template."""
     import tokenizers
@@ -56,7 +56,7 @@ def make_checkpoint(
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
     )
     fast.chat_template = CHAT_TEMPLATE
-    settings: dict[str, float] = {
+    settings: dict[str, object] = {
         "hidden_size": 64,
         "intermediate_size": 160,
         "num_hidden_layers": 2,
@@ -248,4 +248,35 @@ def portable_classifiers(
     return {
         kind: export_checkpoint(Checkpoint.open(folder), "onnx-portable", "fp32", root / kind)
         for kind, folder in classifier_folders.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def portable_decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Artifact]]:
+    """Checkpoint and onnx-portable-fp32 export of a Llama, a Phi-3 with LongRoPE and a Gemma 3 with a window of 32."""
+    from edgestill.artifact import Checkpoint
+    from edgestill.export import export_checkpoint
+
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "short_factor": [1.0 + index / 10 for index in range(6)],
+        "long_factor": [1.5 + 2 * index for index in range(6)],
+        "original_max_position_embeddings": 64,
+    }
+    layers = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+    root = tmp_path_factory.mktemp("portable-decoders")
+    checkpoints = {
+        "llama": make_checkpoint(root / "llama", num_hidden_layers=1),
+        "phi3": make_checkpoint(
+            root / "phi3", architecture="phi3", tied=False, num_hidden_layers=1, rope_parameters=rope
+        ),
+        "gemma3": make_checkpoint(
+            root / "gemma3", architecture="gemma3", head_dim=32, query_pre_attn_scalar=32, **layers
+        ),
+    }
+    return {
+        kind: (folder, export_checkpoint(Checkpoint.open(folder), "onnx-portable", "fp32", root / f"{kind}-files"))
+        for kind, folder in checkpoints.items()
     }

@@ -19,7 +19,9 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="Hugging Face model folder.")],
     out: Annotated[Path, typer.Option(help="Folder that receives <format>-<precision>/.")],
     format: Annotated[str, typer.Option(help="onnx, gguf or onnx-portable.")] = "gguf",
-    precision: Annotated[str | None, typer.Option(help="onnx: fp32, int8, int4; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="onnx: fp32, int8, int4; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Held-out rows for the parity check (default: built-in text).")
     ] = None,

@@ -197,7 +197,10 @@ def describe_checkpoint(checkpoint: Checkpoint, weights: Weights) -> Decoder:
     describe = _REGISTRY.get(str(name))
     if describe is None:
         known = ", ".join(sorted(_REGISTRY))
-        raise UnsupportedError(f"{where}: architecture {name!r} is not supported; supported: {known}")
+        raise UnsupportedError(
+            f"{where}: architecture {name!r} is not supported; supported: {known}; any other decoder, and sequence "
+            "classifiers, with --format onnx-portable"
+        )
     if values.get("quantization_config") is not None:
         raise UnsupportedError(f"{where}: the weights are already quantised; give the unquantised checkpoint")
     decoder = describe(Config(values, where), weights)

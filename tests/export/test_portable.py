@@ -6,7 +6,6 @@ import importlib
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,40 +21,9 @@ from edgestill.export import export_checkpoint
 from edgestill.export.classifier_parity import check_classifier_parity, classifier_reference
 from edgestill.onnx_file import check_standard, save_onnx
 from edgestill.runtime.session import GenerationOptions, Session
-from tests.conftest import TEXTS, make_checkpoint, make_classifier
+from tests.conftest import TEXTS, make_classifier
 
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "partial_rotary_factor": 0.75,
-    "short_factor": [1.0 + index / 10 for index in range(6)],
-    "long_factor": [1.5 + 2 * index for index in range(6)],
-    "original_max_position_embeddings": 64,
-}
-DECODERS: dict[str, dict[str, Any]] = {
-    "llama": {"num_hidden_layers": 1},
-    "phi3": {"num_hidden_layers": 1, "tied": False, "rope_parameters": LONGROPE},
-    "gemma3": {
-        "num_hidden_layers": 2,
-        "head_dim": 32,
-        "query_pre_attn_scalar": 32,
-        "sliding_window": 32,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Artifact]]:
-    """Checkpoint and export of a few decoders."""
-    root = tmp_path_factory.mktemp("decoders")
-    made = {}
-    for kind, sizes in DECODERS.items():
-        checkpoint = make_checkpoint(root / kind, architecture=kind, **sizes)
-        made[kind] = checkpoint, export_checkpoint(Checkpoint.open(checkpoint), "onnx-portable", "fp32", root / "out")
-        made[kind][1].folder.rename(root / f"{kind}-onnx")
-        made[kind] = checkpoint, Artifact.open(root / f"{kind}-onnx")
-    return made
+KINDS = ("llama", "phi3", "gemma3")
 
 
 def feeds(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, past: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,11 +36,11 @@ def empty_past(session: onnxruntime.InferenceSession, batch: int) -> dict[str, n
     return {one.name: np.zeros((batch, one.shape[1], 0, one.shape[3]), np.float32) for one in caches}
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_prefill_and_decode_with_left_padding_equal_torch(
-    kind: str, decoders: dict[str, tuple[Path, Artifact]]
+    kind: str, portable_decoders: dict[str, tuple[Path, Artifact]]
 ) -> None:
-    checkpoint, artifact = decoders[kind]
+    checkpoint, artifact = portable_decoders[kind]
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     session = onnxruntime.InferenceSession(str(artifact.folder / "model.onnx"))
     ids = np.random.default_rng(0).integers(5, 300, (3, 90))
@@ -100,17 +68,19 @@ def test_prefill_and_decode_with_left_padding_equal_torch(
         begin = end
 
 
-@pytest.mark.parametrize("kind", DECODERS)
-def test_a_session_answers_as_the_checkpoint_does(kind: str, decoders: dict[str, tuple[Path, Artifact]]) -> None:
-    checkpoint, artifact = decoders[kind]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_session_answers_as_the_checkpoint_does(
+    kind: str, portable_decoders: dict[str, tuple[Path, Artifact]]
+) -> None:
+    checkpoint, artifact = portable_decoders[kind]
     options = GenerationOptions(max_new_tokens=24, ignore_eos=True)
     with Session.open(checkpoint) as reference, Session.open(artifact.folder) as session:
         assert session.engine.name == "onnxruntime"
         assert session.generate(TEXTS[0], options).token_ids == reference.generate(TEXTS[0], options).token_ids
 
 
-def test_every_axis_of_time_and_batch_is_dynamic_and_named(decoders: dict[str, tuple[Path, Artifact]]) -> None:
-    model = ir.load(decoders["llama"][1].folder / "model.onnx")
+def test_every_axis_of_time_and_batch_is_dynamic_and_named(portable_decoders: dict[str, tuple[Path, Artifact]]) -> None:
+    model = ir.load(portable_decoders["llama"][1].folder / "model.onnx")
     axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
     assert axes["input_ids"] == axes["position_ids"] == ["batch", "sequence"]
     assert axes["attention_mask"] == ["batch", "total_sequence"]
@@ -119,23 +89,29 @@ def test_every_axis_of_time_and_batch_is_dynamic_and_named(decoders: dict[str, t
 
 
 def test_a_tied_embedding_is_stored_once_and_weights_keep_their_names(
-    decoders: dict[str, tuple[Path, Artifact]],
+    portable_decoders: dict[str, tuple[Path, Artifact]],
 ) -> None:
-    checkpoint, artifact = decoders["llama"]
+    checkpoint, artifact = portable_decoders["llama"]
     weights = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
     assert artifact.size_bytes < weights + 24_000
     assert "model.layers.0.mlp.down_proj.weight" in ir.load(artifact.folder / "model.onnx").graph.initializers
 
 
-def test_nothing_of_this_machine_is_in_the_file(decoders: dict[str, tuple[Path, Artifact]]) -> None:
-    data = (decoders["llama"][1].folder / "model.onnx").read_bytes()
+def test_nothing_of_this_machine_is_in_the_file(portable_decoders: dict[str, tuple[Path, Artifact]]) -> None:
+    data = (portable_decoders["llama"][1].folder / "model.onnx").read_bytes()
     assert b"/" + b"site-packages" not in data
     assert str(Path(transformers.__file__).parent).encode() not in data
 
 
-def test_tokenizer_template_and_configuration_travel(decoders: dict[str, tuple[Path, Artifact]]) -> None:
-    checkpoint, artifact = decoders["llama"]
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json", "generation_config.json"):
+def test_tokenizer_template_and_configuration_travel(portable_decoders: dict[str, tuple[Path, Artifact]]) -> None:
+    checkpoint, artifact = portable_decoders["llama"]
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+    ):
         assert (artifact.folder / name).read_bytes() == (checkpoint / name).read_bytes()
     assert artifact.parent == Checkpoint.open(checkpoint).sha256()
 
@@ -170,9 +146,9 @@ def test_a_decoder_classifies_by_its_last_token_whichever_side_is_padded(
 
 
 def test_every_operator_is_a_standard_one(
-    portable_classifiers: dict[str, Artifact], decoders: dict[str, tuple[Path, Artifact]]
+    portable_classifiers: dict[str, Artifact], portable_decoders: dict[str, tuple[Path, Artifact]]
 ) -> None:
-    for artifact in (*portable_classifiers.values(), *(artifact for _, artifact in decoders.values())):
+    for artifact in (*portable_classifiers.values(), *(artifact for _, artifact in portable_decoders.values())):
         model = onnx.load(artifact.folder / "model.onnx")
         assert {node.domain for node in model.graph.node} == {""}
         assert not model.functions
