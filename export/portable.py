@@ -21,6 +21,8 @@ from edgestill.storage import whole_folder
 PORTABLE_PRECISIONS: Final = MappingProxyType({"fp32": "float32", "fp16": "float16"})
 _PACKAGES: Final = ("torch", "transformers", "optimum", "onnx", "onnx_ir", "onnxscript")
 
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
+
 Task = Literal["text-generation", "text-classification"]
 _AUTO_CLASSES: Final[dict[Task, str]] = {
     "text-generation": "AutoModelForCausalLM",
@@ -54,6 +56,7 @@ def export_portable(checkpoint: Checkpoint, precision: str, out_dir: Path, *, pr
             dtype=PORTABLE_PRECISIONS[precision],
             attention="eager",
         )
+        _refuse_experts(checkpoint, model)
         steps.advance()
         if task == "text-classification":
             _check_padding(checkpoint, model)
@@ -104,6 +107,17 @@ def _task_of(checkpoint: Checkpoint) -> Task:
             "transformers; onnx-portable takes those"
         )
     return task
+
+
+def _refuse_experts(checkpoint: Checkpoint, model: Any) -> None:
+    """Which expert a token goes to is known when it runs: there is no graph of it that doesn't run them all."""
+    text = model.config.get_text_config()
+    for key in _EXPERTS:
+        if getattr(text, key, None):
+            raise UnsupportedError(
+                f"{checkpoint.path / 'config.json'}: {key} {getattr(text, key)}: a mixture of experts; "
+                "onnx-portable takes dense models"
+            )
 
 
 def _check_padding(checkpoint: Checkpoint, model: Any) -> None:

@@ -203,6 +203,14 @@ def test_a_model_with_another_state_than_keys_and_values_is_refused(tmp_path: Pa
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_local_experts": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32}
+    transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, **heads)).save_pretrained(tmp_path / "mixtral")
+    with pytest.raises(UnsupportedError, match="num_local_experts 2: a mixture of experts"):
+        export_checkpoint(Checkpoint.open(tmp_path / "mixtral"), "onnx-portable", "fp32", tmp_path / "out")
+
+
 def test_a_decoder_without_a_padding_token_is_refused(tmp_path: Path) -> None:
     folder = make_classifier(tmp_path / "qwen2", "qwen2", pad_token_id=None)
     with pytest.raises(UnsupportedError, match="no pad_token_id"):

@@ -145,3 +145,22 @@ def test_a_damaged_file_is_named(portable_classifiers: dict[str, Artifact], tmp_
     with pytest.raises(ModelFileError, match=r"damaged/model\.onnx"):
         quantize_artifact(Artifact.open(folder), "int8", tmp_path / "out")
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_large_weights_lie_beside_the_graph(
+    portable_classifiers: dict[str, Artifact],
+    quantized: dict[str, Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edgestill.onnx_file.EMBEDDED_BYTES", 0)
+    artifact = quantize_artifact(portable_classifiers["bert"], "int8", tmp_path)
+    data = artifact.folder / "model.onnx.data"
+    assert data.stat().st_size > 10_000
+    assert artifact.size_bytes == data.stat().st_size + (artifact.folder / "model.onnx").stat().st_size
+    with (
+        Classifier.open(artifact.folder, threads=1) as one,
+        Classifier.open(quantized["bert"].folder, threads=1) as two,
+    ):
+        np.testing.assert_array_equal(one.logits(TEXTS), two.logits(TEXTS))
+        assert one.network.weights_bytes == artifact.size_bytes
