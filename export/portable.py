@@ -21,7 +21,7 @@ from edgestill.storage import whole_folder
 PORTABLE_PRECISIONS: Final = MappingProxyType({"fp32": "float32", "fp16": "float16"})
 _PACKAGES: Final = ("torch", "transformers", "optimum", "onnx", "onnx_ir", "onnxscript")
 
-_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts")
 
 Task = Literal["text-generation", "text-classification"]
 _AUTO_CLASSES: Final[dict[Task, str]] = {
