@@ -15,8 +15,8 @@ from edgestill.errors import CheckpointError, ModelFileError
 from edgestill.safetensors import read_header
 from edgestill.storage import sha256_file, sha256_json, write_json
 
-Format = Literal["onnx", "gguf"]
-FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf")
+Format = Literal["onnx", "gguf", "onnx-portable"]
+FORMATS: Final[tuple[Format, ...]] = ("onnx", "gguf", "onnx-portable")
 
 DESCRIPTION_FILE: Final = "artifact.json"
 PARITY_FILE: Final = "parity.json"
@@ -90,6 +90,12 @@ class Checkpoint:
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
             digests = pool.map(sha256_file, files)
             return sha256_json(sorted([file.name, digest] for file, digest in zip(files, digests, strict=True)))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return format and precision of an artifact's name (``onnx-portable-int8``: a format may have a dash)."""
+    format, _, precision = name.rpartition("-")
+    return format, precision
 
 
 def read_json_object(path: Path) -> dict[str, object]:

@@ -51,7 +51,7 @@ class BundleArtifact(Record):
     """One artifact of the bundle with all that was found out about it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    format: Literal["onnx", "gguf"]
+    format: Literal["onnx", "gguf", "onnx-portable"]
     precision: str
     entry: str
     size_bytes: int

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgestill.artifact import Artifact, Checkpoint, Format
+from edgestill.artifact import Artifact, Checkpoint, Format, split_name
 from edgestill.errors import GateError
 from edgestill.example_file import ExampleFile
 from edgestill.parity_gate import built_in_gates, check, reference_of
@@ -18,13 +19,13 @@ from edgestill.storage import remove
 from edgestill.training import Trained
 
 if TYPE_CHECKING:
-    from edgestill.export.parity import Reference
+    from edgestill.parity_gate import AnyReference
 
-PLAIN: dict[Format, str] = {"onnx": "fp32", "gguf": "f32"}
+PLAIN: dict[Format, str] = {"onnx": "fp32", "gguf": "f32", "onnx-portable": "fp32"}
 """The precision in which a format holds the checkpoint exactly: the teacher's, and what is quantised."""
 
 
-EXPORTED: dict[Format, tuple[str, ...]] = {"onnx": ("fp32",), "gguf": ("f32", "f16")}
+EXPORTED: dict[Format, tuple[str, ...]] = {"onnx": ("fp32",), "gguf": ("f32", "f16"), "onnx-portable": ("fp32",)}
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def make_plain(
         from edgestill.export import export_checkpoint
 
         written = export_checkpoint(checkpoint, format, PLAIN[format], folder, progress=progress)
-        with reference_of(checkpoint.path, ExampleFile(trained.held_out), progress) as reference:
-            parity = check(written, reference, built_in_gates(), progress)
+        with contextlib.closing(reference_of(checkpoint.path, ExampleFile(trained.held_out), progress)) as reference:
+            _, parity = check(written, reference, built_in_gates(PLAIN[format]), progress)
         if not parity.passed:
             reasons = ", ".join(parity.reasons)
             raise GateError(f"the {role}'s {format} export isn't the {role} ({reasons}); report this as a bug")
@@ -83,7 +84,8 @@ def make_artifacts(steps: Steps, recipe: Recipe, trained: Trained, progress: Pro
 
         def work() -> Any:
             remove(refused)
-            return check(write(), references.student(), recipe.gates, progress).model_dump(mode="json")
+            _, parity = check(write(), references.student(), recipe.gates, progress)
+            return parity.model_dump(mode="json")
 
         limits = [recipe.gates.min_top1_agreement, recipe.gates.max_kl]
         depends = [depends, limits, trained.held_out_sha256]
@@ -115,7 +117,7 @@ def make_artifacts(steps: Steps, recipe: Recipe, trained: Trained, progress: Pro
         for format in recipe.export:
             made += [export(format, precision) for precision in EXPORTED[format]]
         for target in recipe.quantize:
-            wanted, _, precision = target.partition("-")
+            wanted, precision = split_name(target)
             source = next(one for one in made if one.artifact.format == wanted)
             if source.accepted:
                 made.append(quantize(source.artifact, precision))
@@ -132,9 +134,9 @@ class _References:
     def __init__(self, trained: Trained, progress: Progress) -> None:
         self._trained = trained
         self._progress = progress
-        self._student: Reference | None = None
+        self._student: AnyReference | None = None
 
-    def student(self) -> Reference:
+    def student(self) -> AnyReference:
         if self._student is None:
             rows = ExampleFile(self._trained.held_out)
             self._student = reference_of(self._trained.student.path, rows, self._progress)

@@ -6,12 +6,15 @@ The result lies in the artifact's folder as ``parity.json``. A file that a gate 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from edgestill.accuracy_level import settle_accuracy_level
 from edgestill.artifact import PARITY_FILE, Artifact, Checkpoint, Format
 from edgestill.dataset import Example, read_examples
 from edgestill.errors import InputError, ModelFileError
@@ -21,10 +24,14 @@ from edgestill.results import ArtifactRecord, ArtifactsDocument, Parity, ParityD
 from edgestill.storage import remove, write_text
 
 if TYPE_CHECKING:
+    from edgestill.export.classifier_parity import ClassifierReference
     from edgestill.export.parity_cases import CaseName
     from edgestill.export.parity_reference import Reference
     from edgestill.runtime.tokenizer import Tokenizer
 
+    AnyReference = Reference | ClassifierReference
+
+UNQUANTISED: Final = ("fp32", "fp16", "f32", "f16", "bf16")
 MAX_TEXTS: Final = 64
 MAX_POSITIONS: Final = 4096
 
@@ -41,9 +48,12 @@ BUILT_IN_TEXT: Final = (
 """Plain text for the parity check of a checkpoint that comes without held-out data; written for this."""
 
 
-def built_in_gates() -> Gates:
-    """Return the gates of a bare ``export``: parity's own absolute limits, and top-1 agreement for 16 bits."""
-    return Gates(min_top1_agreement=0.98, max_kl=0.05)
+def built_in_gates(precision: str) -> Gates:
+    """Return the gates of a bare ``export``: for quantised files, of which a recipe says how near they must be, a
+    loose one; for the others top-1 agreement as 16 bits keep it, beside parity's own absolute limits."""
+    if precision in UNQUANTISED:
+        return Gates(min_top1_agreement=0.98, max_kl=0.05)
+    return Gates(min_top1_agreement=0.0, max_kl=1.0)
 
 
 def held_out_ids(tokenizer: Tokenizer, examples: Iterable[Example]) -> list[list[int]]:
@@ -90,17 +100,21 @@ def record_of(artifact: Artifact, parity: Parity | None, extra_notes: Sequence[s
     )
 
 
-def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Progress) -> Parity:
-    """Compare an artifact with a reference and write parity.json; a failing one is renamed to ``<name>.refused``."""
+def check(artifact: Artifact, reference: AnyReference, gates: Gates, progress: Progress) -> tuple[Artifact, Parity]:
+    """Settle how a file multiplies, compare it with a reference, write parity.json; return it as it is then.
+
+    A failing one is renamed to ``<name>.refused``.
+    """
+    from edgestill.export.classifier_parity import ClassifierReference, check_classifier_parity
     from edgestill.export.parity import check_parity
 
-    parity = check_parity(
-        artifact,
-        reference,
-        min_top1_agreement=gates.min_top1_agreement,
-        max_kl=gates.max_kl,
-        progress=progress,
-    )
+    limits = {"min_top1_agreement": gates.min_top1_agreement, "max_kl": gates.max_kl}
+    if isinstance(reference, ClassifierReference):
+        parity = check_classifier_parity(artifact, reference, **limits, progress=progress)
+    else:
+        with contextlib.suppress(ModelFileError):  # the check itself says so
+            artifact = settle_accuracy_level(artifact, reference, progress)
+        parity = check_parity(artifact, reference, **limits, progress=progress)
     document = ParityDocument(
         name=artifact.name,
         format=artifact.format,
@@ -113,7 +127,8 @@ def check(artifact: Artifact, reference: Reference, gates: Gates, progress: Prog
         refused = artifact.folder.with_name(artifact.folder.name + ".refused")
         remove(refused)
         artifact.folder.rename(refused)
-    return parity
+        artifact = replace(artifact, folder=refused)
+    return artifact, parity
 
 
 def recorded_parity(artifact: Artifact) -> Parity | None:
@@ -149,7 +164,7 @@ def export_checked(
     if gates is None:
         return ArtifactsDocument(artifacts=(record_of(artifact, None),))
     with reference_of(checkpoint.path, rows, progress, _case_name(data)) as reference:
-        return _document(artifact, check(artifact, reference, gates, progress))
+        return _document(*check(artifact, reference, gates, progress))
 
 
 def quantize_checked(
@@ -171,15 +186,21 @@ def quantize_checked(
         return ArtifactsDocument(artifacts=(record_of(artifact, None),))
     model = source.model_path if reference is None else reference.path
     with reference_of(model, rows, progress, _case_name(data)) as against:
-        return _document(artifact, check(artifact, against, gates, progress))
+        return _document(*check(artifact, against, gates, progress))
 
 
-def reference_of(model: Path, rows: Iterable[Example], progress: Progress, name: CaseName = "held-out") -> Reference:
+def reference_of(model: Path, rows: Iterable[Example], progress: Progress, name: CaseName = "held-out") -> AnyReference:
     """Return the logits of a checkpoint (on torch) or of an artifact on the rows' tokens and on the hard cases."""
+    from edgestill.export.classifier_parity import classifier_reference
     from edgestill.export.parity_reference import reference_logits
+    from edgestill.runtime.classifier import is_classifier
+    from edgestill.runtime.evaluate_classifier import text_of
+    from edgestill.runtime.model_source import locate_model
     from edgestill.runtime.session import Session
     from edgestill.runtime.tokenizer import FastTokenizer
 
+    if is_classifier(locate_model(model)):
+        return classifier_reference(model, [text_of(row) for row in rows], progress=progress)
     if (model / "tokenizer.json").is_file():
         tokenizer = FastTokenizer(model)
         ids = held_out_ids(tokenizer, rows)

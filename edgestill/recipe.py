@@ -7,12 +7,14 @@ the value and the cure. Variants (teachers, students, losses) are discriminated 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from edgestill.artifact import split_name
 from edgestill.errors import RecipeError
 from edgestill.filters import JudgeFilter
 from edgestill.section import Section
@@ -86,6 +88,11 @@ RECIPE_VERSION: Final = 1
 _MAX_BYTES: Final = 1 << 20
 
 
+def _targets(formats: Sequence[object]) -> tuple[Quantization, ...]:
+    """Return every quantisation of the exported ``formats``."""
+    return tuple(target for target in get_args(Quantization) if split_name(target)[0] in formats)
+
+
 class Recipe(Section):
     """A whole run: teacher -> student -> files -> bundle -> report."""
 
@@ -99,7 +106,7 @@ class Recipe(Section):
     student: Student
     distill: Distill = Distill()
     export: tuple[ExportFormat, ...] = Field(default=("onnx", "gguf"), min_length=1)
-    quantize: tuple[Quantization, ...] = get_args(Quantization)
+    quantize: tuple[Quantization, ...] = _targets(("onnx", "gguf"))
     gates: Gates = Gates()
     bench: Bench = Bench()
     bundle: BundleSection = BundleSection()
@@ -111,8 +118,7 @@ class Recipe(Section):
         """Without ``quantize``: everything there is in the exported formats."""
         if not isinstance(value, dict) or "quantize" in value or not isinstance(value.get("export"), list):
             return value
-        targets = [target for target in get_args(Quantization) if target.partition("-")[0] in value["export"]]
-        return {**value, "quantize": targets}
+        return {**value, "quantize": _targets(value["export"])}
 
     @field_validator("export", "quantize")
     @classmethod
@@ -182,15 +188,20 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _possible(self) -> Recipe:
         for target in self.quantize:
-            if target.partition("-")[0] not in self.export:
-                raise ValueError(f"quantize {target!r} needs {target.partition('-')[0]!r} in export")
+            format, _ = split_name(target)
+            if format not in self.export:
+                raise ValueError(f"quantize {target!r} needs {format!r} in export")
         if self.bundle.ship is not None and self.bundle.ship not in self.artifact_names():
             raise ValueError(f"bundle.ship {self.bundle.ship!r} is not one of {', '.join(self.artifact_names())}")
         return self
 
     def artifact_names(self) -> tuple[str, ...]:
         """Return the names of all artifacts that the recipe makes."""
-        plain = {"onnx": ("onnx-fp32",), "gguf": ("gguf-f32", "gguf-f16")}
+        plain = {
+            "onnx": ("onnx-fp32",),
+            "gguf": ("gguf-f32", "gguf-f16"),
+            "onnx-portable": ("onnx-portable-fp32",),
+        }
         return (*(name for format in self.export for name in plain[format]), *self.quantize)
 
 

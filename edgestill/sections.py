@@ -15,8 +15,8 @@ from edgestill.filters import AnyFilter, Balance, ContaminationFilter, ExactFilt
 from edgestill.section import Section
 
 TaskName = Literal["nli", "conversation", "qa", "math", "summarization", "classification", "json", "text"]
-ExportFormat = Literal["onnx", "gguf"]
-Quantization = Literal["onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"]
+ExportFormat = Literal["onnx", "gguf", "onnx-portable"]
+Quantization = Literal["onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-portable-int8"]
 
 
 class Columns(Section):

@@ -34,6 +34,7 @@ _TOOLS: Final = (
     "accelerate",
     "tokenizers",
     "onnx_ir",
+    "onnxscript",
     "onnxruntime",
     "gguf",
     "llama-cpp-python",

@@ -14,6 +14,7 @@ from edgestill.progress import SILENT, Progress
 PRECISIONS: dict[Format, tuple[str, ...]] = {
     "onnx": ("fp32", "fp16", "int8", "int4"),
     "gguf": ("f32", "f16", "bf16", "q8_0"),
+    "onnx-portable": ("fp32", "fp16"),
 }
 
 
@@ -22,8 +23,8 @@ def export_checkpoint(
 ) -> Artifact:
     """Write ``out_dir/<format>-<precision>/`` from a checkpoint and return the artifact.
 
-    Streams tensor by tensor, without torch. Raises UnsupportedError for an unknown precision or
-    architecture, CheckpointError for a damaged checkpoint, DiskFullError when there is no room.
+    Streams tensor by tensor, without torch; ``onnx-portable`` is traced by torch. Raises UnsupportedError for an
+    unknown precision or architecture, CheckpointError for a damaged checkpoint, DiskFullError when there is no room.
     """
     if precision not in PRECISIONS[format]:
         raise UnsupportedError(f"{format} precision {precision!r} is not one of {', '.join(PRECISIONS[format])}")
@@ -31,6 +32,10 @@ def export_checkpoint(
         from edgestill.export.gguf import export_gguf
 
         return export_gguf(checkpoint, precision, out_dir, progress=progress)
+    if format == "onnx-portable":
+        from edgestill.export.portable import export_portable
+
+        return export_portable(checkpoint, precision, out_dir, progress=progress)
     from edgestill.export.onnx import export_onnx
 
     return export_onnx(checkpoint, precision, out_dir, progress=progress)

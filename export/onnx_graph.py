@@ -114,10 +114,9 @@ class DecoderGraph(ProjectionBuilder):
         last = self._node("Sub", (total, one), "last_positions")
         to_int32 = {"to": int(ir.DataType.INT32)}
         shape = self._node("Shape", (attention_mask,), "mask_shape", attributes={"start": 1, "end": 2})
-        scalar = self._node("Squeeze", (shape,), "mask_length")
         return (
             self._node("Cast", (last,), "seqlens_k", attributes=to_int32),
-            self._node("Cast", (scalar,), "total_sequence_length", attributes=to_int32),
+            self._node("Cast", (shape,), "total_sequence_length", attributes=to_int32),
         )
 
     def _positions(self, input_ids: ir.Value, attention_mask: ir.Value) -> ir.Value:

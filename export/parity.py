@@ -82,7 +82,7 @@ def check_parity(
                     notes = [f"{engine.name} doesn't compute this architecture in float32: limits of other precisions"]
                 if tokenizer is None and reference.tokens is not None:
                     tokenizer = _tokenizer_parity(artifact, reference, engine)
-            except _NotFiniteError as error:
+            except (_NotFiniteError, ModelFileError) as error:
                 return _refused(artifact, reference, str(error), tuple(rows.values()))
             finally:
                 engine.close()

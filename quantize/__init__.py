@@ -12,8 +12,12 @@ from edgestill.artifact import Artifact, Format
 from edgestill.errors import UnsupportedError
 from edgestill.progress import SILENT, Progress
 
-PRECISIONS: Final[dict[Format, tuple[str, ...]]] = {"onnx": ("int8", "int4"), "gguf": ("q8_0", "q4_0", "q4_k_m")}
-_UNQUANTISED: Final = ("fp32", "f32", "f16", "bf16")
+PRECISIONS: Final[dict[Format, tuple[str, ...]]] = {
+    "onnx": ("int8", "int4"),
+    "gguf": ("q8_0", "q4_0", "q4_k_m"),
+    "onnx-portable": ("int8",),
+}
+_UNQUANTISED: Final = ("fp32", "fp16", "f32", "f16", "bf16")
 
 
 def quantize_artifact(source: Artifact, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
@@ -33,6 +37,10 @@ def quantize_artifact(source: Artifact, precision: str, out_dir: Path, *, progre
         from edgestill.quantize.gguf import quantize_gguf
 
         return quantize_gguf(source, precision, out_dir, progress=progress)
+    if source.format == "onnx-portable":
+        from edgestill.quantize.portable import quantize_portable
+
+        return quantize_portable(source, precision, out_dir, progress=progress)
     from edgestill.quantize.onnx import quantize_onnx
 
     return quantize_onnx(source, precision, out_dir, progress=progress)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgestill.runtime.classifier import Classifier
     from edgestill.runtime.engine import Engine, Logits
     from edgestill.runtime.engines import engine_names, open_engine
     from edgestill.runtime.model_source import ModelSource, locate_model
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgestill.runtime.tokenizer import FastTokenizer, GgufTokenizer, StreamDecoder, Tokenizer
 
 _HOMES = {
+    "classifier": ("Classifier",),
     "engine": ("Engine", "Logits"),
     "engines": ("engine_names", "open_engine"),
     "model_source": ("ModelSource", "locate_model"),
@@ -34,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "Chunk",
+    "Classifier",
     "Engine",
     "FastTokenizer",
     "FinishReason",

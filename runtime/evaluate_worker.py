@@ -16,39 +16,75 @@ from edgestill.runtime.memory import read_memory
 from edgestill.runtime.worker import Emit, serve_request
 
 if TYPE_CHECKING:
+    from edgestill.runtime.evaluate import Evaluation
     from edgestill.runtime.session import Session
+    from edgestill.runtime.tasks import Task as AnyTask
 
 _SAMPLE_SECONDS: Final = 0.5
 
 
 def serve(request: Mapping[str, Any], emit: Emit) -> None:
     """Score the model on the rows of ``request["rows"]`` (JSONL), or on a task of the harness; say what came of it."""
+    from edgestill.runtime.classifier import is_classifier
+    from edgestill.runtime.model_source import locate_model
     from edgestill.runtime.session import Session
 
+    if is_classifier(locate_model(request["model"])):
+        _serve_classifier(request, emit)
+        return
     with Session.open(request["model"], threads=request["threads"], context_length=request["context"]) as session:
         events = _Events(emit)
         scored = _on_harness(session, request, events) if request["harness"] else _on_own(session, request, events)
-        events.sample()
-        emit(
-            {
-                "event": "finished",
-                **scored,
-                "engine": session.engine.name,
-                "weights_bytes": session.engine.weights_bytes,
-                "peak_pss": events.peak_pss,
-                "peak_rss": read_memory().peak_rss,
-            }
-        )
+        _finish(events, emit, scored, session.engine.name, session.engine.weights_bytes)
+
+
+def _serve_classifier(request: Mapping[str, Any], emit: Emit) -> None:
+    from edgestill.runtime.classifier import Classifier
+    from edgestill.runtime.evaluate_classifier import check_task, evaluate_classifier
+    from edgestill.runtime.tasks import get_task
+
+    named = request["harness"]["name"] if request["harness"] else request["task"]
+    task = None if request["harness"] else get_task(request["task"], request["task_options"])
+    classifies = check_task(request["model"], named, task)
+    with Classifier.open(request["model"], threads=request["threads"], context_length=request["context"]) as classifier:
+        events = _Events(emit)
+        rows = _rows(request)
+        result = evaluate_classifier(classifier, classifies, rows, model_name=request["model"], progress=events)
+        scored = _scored(request, classifies, result)
+        _finish(events, emit, scored, classifier.network.name, classifier.network.weights_bytes)
+
+
+def _finish(events: _Events, emit: Emit, scored: Mapping[str, Any], engine: str, weights_bytes: int | None) -> None:
+    events.sample()
+    emit(
+        {
+            "event": "finished",
+            **scored,
+            "engine": engine,
+            "weights_bytes": weights_bytes,
+            "peak_pss": events.peak_pss,
+            "peak_rss": read_memory().peak_rss,
+        }
+    )
 
 
 def _on_own(session: Session, request: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    from edgestill.runtime.evaluate import evaluate, write_predictions
+    from edgestill.runtime.evaluate import evaluate
     from edgestill.runtime.tasks import get_task
 
     task = get_task(request["task"], request["task_options"])
+    result = evaluate(session, task, _rows(request), model_name=request["model"], progress=progress)
+    return _scored(request, task, result)
+
+
+def _rows(request: Mapping[str, Any]) -> list[Example]:
     with Path(request["rows"]).open(encoding="utf-8", newline="\n") as file:
-        examples = [_example(json.loads(line)) for line in file]
-    result = evaluate(session, task, examples, model_name=request["model"], progress=progress)
+        return [_example(json.loads(line)) for line in file]
+
+
+def _scored(request: Mapping[str, Any], task: AnyTask, result: Evaluation) -> dict[str, Any]:
+    from edgestill.runtime.evaluate import write_predictions
+
     write_predictions(Path(request["predictions"]), result.predictions)
     return {
         "metrics": result.record.model_dump(mode="json")["metrics"],

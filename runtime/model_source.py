@@ -109,7 +109,8 @@ def _in_bundle(text: str, bundle: Path, name: str) -> ModelSource:
 
 def _artifact(text: str, folder: Path, tokenizer_folder: Path | None) -> ModelSource:
     artifact = Artifact.open(folder)
-    return ModelSource(text, artifact.format, folder / artifact.entry, tokenizer_folder, artifact)
+    kind: Kind = "gguf" if artifact.format == "gguf" else "onnx"
+    return ModelSource(text, kind, folder / artifact.entry, tokenizer_folder, artifact)
 
 
 def _tokenizer_folder(folder: Path) -> Path | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from edgestill.dataset import Message
 from edgestill.errors import CheckpointError, ContextFullError, InputError
 from edgestill.runtime.chat_template import render
+from edgestill.runtime.classifier import refuse_classifier
 from edgestill.runtime.engine import Engine, Logits
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import ModelSource, locate_model
@@ -114,10 +115,11 @@ class Session:
     ) -> Session:
         """Load a MODEL argument (see :func:`locate_model`) into an engine (see :func:`open_engine`).
 
-        Raises InputError and its kinds when it can't be read, MissingDependencyError when the engine's
-        package isn't installed.
+        Raises InputError and its kinds when it can't be read or is a classifier, MissingDependencyError when the
+        engine's package isn't installed.
         """
         source = model if isinstance(model, ModelSource) else locate_model(model)
+        refuse_classifier(source)
         tokenizer = None if source.kind == "gguf" else _beside(source)
         opened = open_engine(source, engine=engine, threads=threads, context_length=context_length)
         if tokenizer is not None:

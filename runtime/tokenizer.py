@@ -147,6 +147,18 @@ class FastTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
         return ids
 
+    def encode_within(self, text: str, longest: int) -> tuple[list[int], list[int], bool]:
+        """Return at most ``longest`` ids, special tokens among them, their segments, and whether it was cut."""
+        encoding = self._tokenizer.encode(text)
+        cut = len(encoding.ids) > longest
+        if cut:
+            self._tokenizer.enable_truncation(longest)  # leaves room for the special tokens
+            try:
+                encoding = self._tokenizer.encode(text)
+            finally:
+                self._tokenizer.no_truncation()
+        return encoding.ids, encoding.type_ids, cut
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 

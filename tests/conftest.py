@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from edgestill.artifact import Artifact
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -32,7 +36,7 @@ def shared_data() -> Path:
 
 
 def make_checkpoint(
-    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: float
+    folder: Path, *, architecture: str = "llama", tied: bool = True, seed: int = 0, **sizes: object
 ) -> Path:
     """Write a random tiny Hugging Face folder with its own byte-level BPE tokenizer and chat template."""
     import tokenizers
@@ -53,7 +57,7 @@ def make_checkpoint(
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
     )
     fast.chat_template = CHAT_TEMPLATE
-    settings: dict[str, float] = {
+    settings: dict[str, object] = {
         "hidden_size": 64,
         "intermediate_size": 160,
         "num_hidden_layers": 2,
@@ -185,3 +189,103 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer GPT-2."""
     folder = tmp_path_factory.mktemp("tiny-gpt2")
     return make_checkpoint(folder, architecture="gpt2", n_embd=64, n_head=4, n_layer=2, n_positions=256)
+
+
+LABELS = ("card_arrival", "exchange_rate", "lost_card", "pin_blocked", "top_up")
+
+
+def make_classifier(folder: Path, kind: str, **sizes: object) -> Path:
+    """Write a random tiny sequence classifier with its own WordPiece tokenizer; it reads at most 64 tokens."""
+    import tokenizers
+    import torch
+    import transformers
+    from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    names = {
+        "vocab_size": len(fast),
+        "pad_token_id": 0,
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: number for number, label in enumerate(LABELS)},
+        "max_position_embeddings": 64,
+        "initializer_range": 0.2,
+    }
+    common = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 128, **names}
+    decoder = {**common, "num_key_value_heads": 2}
+    config = {
+        "bert": lambda: transformers.BertConfig(**{**common, **sizes}),
+        "roberta": lambda: transformers.RobertaConfig(**{**common, **sizes}),
+        "distilbert": lambda: transformers.DistilBertConfig(
+            **{**names, "dim": 64, "n_layers": 1, "n_heads": 4, "hidden_dim": 128, **sizes}
+        ),
+        "llama": lambda: transformers.LlamaConfig(**{**decoder, **sizes}),
+        "qwen2": lambda: transformers.Qwen2Config(**{**decoder, **sizes}),
+        "qwen3": lambda: transformers.Qwen3Config(**{**decoder, "head_dim": 16, **sizes}),
+    }[kind]()
+    torch.manual_seed(0)
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random one-layer sequence classifier of each kind: its checkpoint's folder."""
+    kinds = ("bert", "roberta", "distilbert", "llama", "qwen2", "qwen3")
+    root = tmp_path_factory.mktemp("classifiers")
+    return {kind: make_classifier(root / kind, kind) for kind in kinds}
+
+
+@pytest.fixture(scope="session")
+def portable_classifiers(
+    classifier_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Artifact]:
+    """The onnx-portable-fp32 export of each of ``classifier_folders``."""
+    from edgestill.artifact import Checkpoint
+    from edgestill.export import export_checkpoint
+
+    root = tmp_path_factory.mktemp("portable")
+    return {
+        kind: export_checkpoint(Checkpoint.open(folder), "onnx-portable", "fp32", root / kind)
+        for kind, folder in classifier_folders.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def portable_decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Artifact]]:
+    """Checkpoint and onnx-portable-fp32 export of a Llama, a Phi-3 with LongRoPE and a Gemma 3 with a window of 32."""
+    from edgestill.artifact import Checkpoint
+    from edgestill.export import export_checkpoint
+
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "short_factor": [1.0 + index / 10 for index in range(6)],
+        "long_factor": [1.5 + 2 * index for index in range(6)],
+        "original_max_position_embeddings": 64,
+    }
+    layers = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+    root = tmp_path_factory.mktemp("portable-decoders")
+    checkpoints = {
+        "llama": make_checkpoint(root / "llama", num_hidden_layers=1),
+        "phi3": make_checkpoint(
+            root / "phi3", architecture="phi3", tied=False, num_hidden_layers=1, rope_parameters=rope
+        ),
+        "gemma3": make_checkpoint(
+            root / "gemma3", architecture="gemma3", head_dim=32, query_pre_attn_scalar=32, **layers
+        ),
+    }
+    return {
+        kind: (folder, export_checkpoint(Checkpoint.open(folder), "onnx-portable", "fp32", root / f"{kind}-files"))
+        for kind, folder in checkpoints.items()
+    }

@@ -16,6 +16,8 @@ _PARTS = (
     ("onnxruntime", "run and measure ONNX", "pip install 'edgestill[onnx]'"),
     ("llama_cpp", "run, quantise and measure GGUF", "pip install 'edgestill[gguf]'"),
     ("onnx_ir", "export to ONNX", "pip install 'edgestill[export]'"),
+    ("onnxscript", "export to portable ONNX", "pip install 'edgestill[portable]'"),
+    ("optimum", "export to portable ONNX", "pip install 'edgestill[portable]'"),
     ("gguf", "export to GGUF", "pip install 'edgestill[export]'"),
     ("torch", "distil, and check parity", "pip install 'edgestill[distill]'"),
     ("transformers", "distil, and check parity", "pip install 'edgestill[distill]'"),

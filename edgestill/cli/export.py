@@ -18,9 +18,10 @@ def add_to(app: typer.Typer) -> None:
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Hugging Face model folder.")],
     out: Annotated[Path, typer.Option(help="Folder that receives <format>-<precision>/.")],
-    format: Annotated[str, typer.Option(help="onnx or gguf.")] = "gguf",
+    format: Annotated[str, typer.Option(help="onnx, gguf or onnx-portable.")] = "gguf",
     precision: Annotated[
-        str | None, typer.Option(help="onnx: fp32, fp16, int8, int4; gguf: f32, f16, bf16, q8_0.")
+        str | None,
+        typer.Option(help="onnx: fp32, fp16, int8, int4; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Held-out rows for the parity check (default: built-in text).")
@@ -36,13 +37,14 @@ def export(
     chosen = next((known for known in FORMATS if known == format), None)
     if chosen is None:
         raise InputError(f"--format {format!r} is not one of {', '.join(FORMATS)}")
+    wanted = precision or {"onnx": "fp32", "gguf": "f16", "onnx-portable": "fp32"}[chosen]
     with console.open_progress() as progress:
         document = export_checked(
             Checkpoint.open(checkpoint),
             chosen,
-            precision or {"onnx": "fp32", "gguf": "f16"}[chosen],
+            wanted,
             out,
-            gates=built_in_gates() if parity else None,
+            gates=built_in_gates(wanted) if parity else None,
             data=data,
             progress=progress,
         )

@@ -194,7 +194,8 @@ def undescribed(checkpoint: Checkpoint) -> str | None:
     experts = next((values[key] for key in _EXPERT_KEYS if isinstance(values.get(key), int)), None)
     why = "" if experts is None else f" (a mixture of {experts} experts)"
     known = ", ".join(sorted(_REGISTRY))
-    return f"{checkpoint.path / 'config.json'}: architecture {name!r} is not supported{why}; supported: {known}"
+    other = "; any other decoder, and sequence classifiers, with --format onnx-portable" if experts is None else ""
+    return f"{checkpoint.path / 'config.json'}: architecture {name!r} is not supported{why}; supported: {known}{other}"
 
 
 def _architecture(values: Mapping[str, object]) -> str:

@@ -59,7 +59,7 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, *, threads: int, context_length: int) -> None:
         self._runtime = runtime = require("onnxruntime", engine="onnxruntime", extra="onnx")
-        self._session: Any = _load(runtime, path, threads)
+        self._session: Any = load_session(runtime, path, threads)
         self.path = path
         self.threads = threads
         self.context_length = context_length
@@ -204,7 +204,8 @@ class OnnxRuntimeEngine:
         return logits.astype(np.float32, copy=False)
 
 
-def _load(runtime: Any, path: Path, threads: int) -> Any:
+def load_session(runtime: Any, path: Path, threads: int) -> Any:
+    """Load a file into onnxruntime on the CPU. Raises ModelFileError with its reason when it refuses."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -246,9 +247,9 @@ def _mentions(path: Path, needle: bytes) -> bool:
 def _context_length(source: ModelSource) -> int | None:
     """Return the context that the model was trained for, from the files beside it (None: they don't say)."""
     for folder in (source.folder, *([source.tokenizer_folder] if source.tokenizer_folder else [])):
-        found = _number_in(folder / "config.json", ("max_position_embeddings",)) or _genai_number(
-            folder, "context_length"
-        )
+        config = folder / "config.json"
+        found = _number_in(config, ("max_position_embeddings",)) or _number_in(config, ("n_positions",))
+        found = found or _genai_number(folder, "context_length")
         if found is not None:
             return found
     return None

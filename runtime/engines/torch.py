@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgestill.artifact import Checkpoint
-from edgestill.errors import CheckpointError
 from edgestill.runtime.engine import Logits, check_room
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.torch_model import load_torch_model
 
 if TYPE_CHECKING:
     import torch
@@ -26,31 +25,10 @@ def open_torch(source: ModelSource, threads: int, context_length: int | None) ->
     ``threads`` is set for the whole process, as torch has no narrower setting. Raises CheckpointError
     when a file is damaged or a weight is missing (transformers alone would invent it).
     """
-    Checkpoint.open(source.path)  # a truncated file is named before the heavy imports
-    require("torch", engine="torch", extra="distill")
-    require("transformers", engine="torch", extra="distill")
-    import safetensors
-    import torch
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(threads)
-    try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            source.path,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{source}: torch can't load it ({reason[0]})") from error
-    if lacking := sorted(report["missing_keys"]):
-        raise CheckpointError(f"{source}: {len(lacking)} weights are missing, {lacking[0]} first; save the model again")
+    model = load_torch_model(source.path, "AutoModelForCausalLM", name=str(source))
+    require("torch", engine="torch", extra="distill").set_num_threads(threads)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT
-    return TorchEngine(model.eval(), threads, min(longest, context_length or DEFAULT_CONTEXT))
+    return TorchEngine(model, threads, min(longest, context_length or DEFAULT_CONTEXT))
 
 
 class TorchEngine:

@@ -25,7 +25,7 @@ pytest.importorskip("gguf")
 
 def export(checkpoint: Path, out: Path, gates: Gates | None = None) -> ArtifactsDocument:
     opened = Checkpoint.open(checkpoint)
-    return export_checked(opened, "gguf", "f16", out, gates=gates or built_in_gates(), data=None, progress=SILENT)
+    return export_checked(opened, "gguf", "f16", out, gates=gates or built_in_gates("fp32"), data=None, progress=SILENT)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_refused_file_keeps_its_result(tiny_checkpoint: Path, tmp_path: Path) 
 
 def test_a_file_made_of_another_does_not_inherit_its_result(tiny_checkpoint: Path, tmp_path: Path) -> None:
     opened = Checkpoint.open(tiny_checkpoint)
-    export_checked(opened, "onnx", "fp32", tmp_path, gates=built_in_gates(), data=None, progress=SILENT)
+    export_checked(opened, "onnx", "fp32", tmp_path, gates=built_in_gates("fp32"), data=None, progress=SILENT)
     source = Artifact.open(tmp_path / "onnx-fp32")
     assert recorded_parity(source) is not None
     quantize_checked(source, "int8", tmp_path, reference=None, gates=None, data=None, progress=SILENT)

@@ -120,3 +120,12 @@ def test_any_value_under_a_known_key_is_read_or_refused(key: str, value: object)
         parse_recipe(recipe, Path("recipe.yaml"))
     except RecipeError as error:
         assert "\n" not in str(error)
+
+
+def test_a_format_with_a_dash_in_its_name_is_told_from_its_precision(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SOUND + "export: [onnx-portable]\nbundle: {ship: onnx-portable-int8}\n"))
+    assert recipe.quantize == ("onnx-portable-int8",)
+    assert recipe.artifact_names() == ("onnx-portable-fp32", "onnx-portable-int8")
+    assert all(not name.startswith("onnx-portable") for name in load_recipe(write(tmp_path, SOUND)).artifact_names())
+    with pytest.raises(RecipeError, match="quantize 'onnx-portable-int8' needs 'onnx-portable' in export"):
+        load_recipe(write(tmp_path, SOUND + "export: [onnx]\nquantize: [onnx-portable-int8]\n"))

@@ -13,12 +13,12 @@ STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
     *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
     *("section", "sections", "filters"),
-    *("safetensors", "tensor_file", "child", "threads", "weight_blocks"),
+    *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file"),
 )
 HEAVY = frozenset(
     {
         *("torch", "transformers", "accelerate", "optimum", "matplotlib", "pyarrow"),
-        *("onnx", "onnx_ir", "onnxruntime", "llama_cpp", "gguf"),
+        *("onnx", "onnx_ir", "onnxruntime", "llama_cpp", "gguf", "onnxscript"),
     }
 )
 LIGHT_ROOTS = ("edgestill", "edgestill.cli", "edgestill.runtime")
