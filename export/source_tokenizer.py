@@ -27,8 +27,8 @@ class SourceTokenizer:
 
     @property
     def composes(self) -> bool:
-        """Whether it composes its input (Unicode NFC) before splitting."""
-        return "NFC" in kinds(self.described["normalizer"])
+        """Whether it composes its input (Unicode NFC or NFKC) before splitting."""
+        return not {"NFC", "NFKC"}.isdisjoint(kinds(self.described["normalizer"]))
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Return the ids of a text; special tokens in it are taken for what they are."""
