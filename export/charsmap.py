@@ -139,7 +139,7 @@ def _laid_out(root: _Node) -> list[int]:
         if node.value is not None:
             units[node.base] = _VALUE | node.value
         if node is root:
-            units[0] = node.base << 10
+            units[0] = max(node.base, 0) << 10
         for label, child in node.children.items():
             meant = child.same_as or child
             units[child.at] = label | (_HAS_VALUE if meant.value is not None else 0)

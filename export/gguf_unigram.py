@@ -43,6 +43,8 @@ def unigram_candidates(
     if in_bytes:
         known = {token for token, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind == NORMAL}
         rules = _with_bytes(rules, {token for token in known if len(token) == 1})
+        # Written in a text as they are, these are found before any of their letters is.
+        rules |= {token.encode(): token.encode() for token in BYTE_TOKENS if text.rewritten(token) == token}
         tokenizer = replace(tokenizer, byte_fallback=True, notes=(*tokenizer.notes, BYTE_NOTE))
     tokenizer = _added_apart(tokenizer, text)
     written = written_spaces(added)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,12 +43,15 @@ class UnigramText:
         """Return ``text`` after the rules for single characters."""
         return "".join(self.rules.get(letter, letter) for letter in text)
 
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.rules), default=1)
+
     def by_longest_rule(self, text: str) -> str:
         """Return ``text`` after all rules: from left to right, the longest that fits."""
-        longest = max(map(len, self.rules), default=1)
         out, at = [], 0
         while at < len(text):
-            for size in range(longest, 0, -1):
+            for size in range(self._longest, 0, -1):
                 if (found := self.rules.get(text[at : at + size])) is not None and at + size <= len(text):
                     out.append(found)
                     at += size
