@@ -17,9 +17,9 @@ from typing import Final
 from tokenizers.normalizers import NFC
 
 from edgestill.artifact import Checkpoint
-from edgestill.errors import UnsupportedError
+from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.export.fuzzed_texts import TextSource, fuzzed_texts
-from edgestill.export.gguf_candidates import candidates
+from edgestill.export.gguf_candidates import Candidate, candidates
 from edgestill.export.gguf_tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, GgufTokenizer
 from edgestill.export.hard_texts import HARD_TEXTS
 from edgestill.export.llama_vocabulary import Vocabulary, open_vocabulary, vocabulary_of
@@ -91,26 +91,43 @@ def choose_tokenizer(
     texts = _texts(original, tokenizer)
     first: tuple[GgufTokenizer, TokenizerMismatch] | None = None
     best: tuple[int, ChosenTokenizer] | None = None
+    unloaded: ModelFileError | None = None
     for candidate in candidates(original, tokenizer):
-        with vocabulary_of(candidate.tokenizer, architecture, scratch) as vocabulary:
-            forced = _forced_controls(candidate.tokenizer, vocabulary)
-            limits = (*candidate.limits, *forced)
-            touched = [text for text in texts if any(limit.touches(text) for limit in limits)]
-            exact = [text for text in texts if text not in set(touched)]
-            if found := mismatches(original, vocabulary, exact, stop=True):
-                first = first or (candidate.tokenizer, found[0])
-                continue
-            differs = [one.text for one in mismatches(original, vocabulary, touched)]
-            if best is None or len(differs) < best[0]:
-                met = [limit for limit in limits if limit in forced or limit in _blamed(limits, differs)]
-                told = [*(limit.note for limit in met), *_end_notes(candidate.tokenizer, vocabulary)]
-                chosen = replace(candidate.tokenizer, notes=(*candidate.tokenizer.notes, *told))
-                best = len(differs), ChosenTokenizer(chosen, limits)
-        if not differs or tokenizer.model == "gpt2":
+        try:
+            tried = _tried(original, candidate, texts, architecture, scratch)
+        except ModelFileError as error:
+            # A type that this version of llama.cpp doesn't know.
+            unloaded = error
+            continue
+        if isinstance(tried, TokenizerMismatch):
+            first = first or (candidate.tokenizer, tried)
+            continue
+        if best is None or tried[0] < best[0]:
+            best = tried
+        if not tried[0] or tokenizer.model == "gpt2":
             break
+    if best is None and first is None and unloaded is not None:
+        raise unloaded
     if best is None:
         raise UnsupportedError(_refusal(original, first))
     return best[1]
+
+
+def _tried(
+    original: SourceTokenizer, candidate: Candidate, texts: list[str], architecture: str, scratch: Path
+) -> TokenizerMismatch | tuple[int, ChosenTokenizer]:
+    """Return how many texts that a limit touches differ, with what to write; or a text that no limit explains."""
+    with vocabulary_of(candidate.tokenizer, architecture, scratch) as vocabulary:
+        forced = _forced_controls(candidate.tokenizer, vocabulary)
+        limits = (*candidate.limits, *forced)
+        touched = {text for text in texts if any(limit.touches(text) for limit in limits)}
+        if found := mismatches(original, vocabulary, [text for text in texts if text not in touched], stop=True):
+            return found[0]
+        differs = [one.text for one in mismatches(original, vocabulary, [text for text in texts if text in touched])]
+        blamed = _blamed(limits, differs)
+        told = [limit.note for limit in limits if limit in forced or limit in blamed]
+        notes = (*candidate.tokenizer.notes, *told, *_end_notes(candidate.tokenizer, vocabulary))
+        return len(differs), ChosenTokenizer(replace(candidate.tokenizer, notes=notes), limits)
 
 
 def _blamed(limits: Sequence[Limit], differs: Sequence[str]) -> list[Limit]:

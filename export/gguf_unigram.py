@@ -7,20 +7,18 @@ its byte tokens ("<0xE3><0x81><0x82>"), which then stand for themselves.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import tokenizers
 
 from edgestill.export.charsmap import build_charsmap
 from edgestill.export.gguf_tokenizer import BYTE_TOKENS, CONTROL, NEVER, NORMAL, UNUSED, USER_DEFINED, GgufTokenizer
 from edgestill.export.source_tokenizer import SourceTokenizer
 from edgestill.export.tokenizer_limits import AddedTokens, Limit, parts, written_spaces
-from edgestill.export.unigram_text import SPACE, UnigramText, has_cluster, read_unigram_text, seen
+from edgestill.export.unigram_text import SPACE, UnigramText, has_cluster, read_unigram_text
 
 _LEAD_OR_ASCII: Final = [byte for byte in range(1, 256) if not 0x80 <= byte < 0xC0]
 _CONTINUATION: Final = range(0x80, 0xC0)
@@ -150,19 +148,18 @@ def _added_apart(tokenizer: GgufTokenizer, text: UnigramText) -> GgufTokenizer:
 
 def _without_unreachable(original: SourceTokenizer, tokenizer: GgufTokenizer) -> GgufTokenizer:
     """Mark tokens that the pre-tokenizer cuts in two as unused, or llama.cpp, which doesn't cut, would take them."""
-    splitter = original.encoder.pre_tokenizer
-    if splitter is None or tokenizer.scores is None:
+    if original.encoder.pre_tokenizer is None or tokenizer.scores is None:
         return tokenizer
     types, scores = list(tokenizer.types), list(tokenizer.scores)
     for token_id, (token, kind) in enumerate(zip(tokenizer.tokens, tokenizer.types, strict=True)):
-        if kind == NORMAL and len(token) > 1 and len(splitter.pre_tokenize_str(token)) > 1:
+        if kind == NORMAL and len(token) > 1 and len(original.cut(token)) > 1:
             types[token_id], scores[token_id] = UNUSED, NEVER
     return replace(tokenizer, types=tuple(types), scores=tuple(scores))
 
 
 def _unlike(original: SourceTokenizer, text: UnigramText, part: str) -> bool:
     """Whether the original rewrites a cluster of ``part`` otherwise than the rules do, spaces left aside."""
-    return _spaceless(seen(original, part)) != _spaceless(text.by_longest_rule(part))
+    return _spaceless(original.seen(part)) != _spaceless(text.by_longest_rule(part))
 
 
 def _spaceless(text: str) -> str:
@@ -175,13 +172,12 @@ def _score_limits(original: SourceTokenizer) -> list[Limit]:
     rounded = [[token, float(np.float32(score))] for token, score in model["vocab"]]
     if rounded == [[token, float(score)] for token, score in model["vocab"]]:
         return []
-    described = {**original.described, "model": {**model, "vocab": rounded}}
-    other = tokenizers.Tokenizer.from_str(json.dumps(described))
+    other = original.with_model({**model, "vocab": rounded})
     note = (
         "this tokenizer's scores have more digits than GGUF can hold: between two splits that are as likely (long runs "
         "of a character) llama.cpp may take the other one"
     )
-    return [Limit(note, lambda text: bool(other.encode(text).ids != original.encoder.encode(text).ids))]
+    return [Limit(note, lambda text: other.encode(text) != original.encode(text))]
 
 
 def _zero_limit() -> Limit:

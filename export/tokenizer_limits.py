@@ -103,7 +103,8 @@ def added_token_limits(original: SourceTokenizer, added: AddedTokens, *, strips_
                     _any_of(texts, r"\s" if flag == "lstrip" else "", r"\s" if flag == "rstrip" else ""),
                 )
             )
-    normal = [one["content"] for one in added.entries if one.get("normalized") and _changes(original, one["content"])]
+    late = [one["content"] for one in added.entries if one.get("normalized")]
+    normal = [text for text in late if original.normalized(text) != text]
     if normal:
         shown = ", ".join(map(repr, normal[:4])) + (" ..." if len(normal) > 4 else "")
         note = f"this tokenizer looks for {shown} after it has normalised a text, llama.cpp before"
@@ -114,11 +115,6 @@ def added_token_limits(original: SourceTokenizer, added: AddedTokens, *, strips_
 def _any_of(texts: list[str], before: str, after: str) -> Callable[[str], bool]:
     pattern = re.compile(f"{before}(?:{'|'.join(map(re.escape, texts))}){after}")
     return lambda text: pattern.search(text) is not None
-
-
-def _changes(original: SourceTokenizer, text: str) -> bool:
-    normalizer = original.encoder.normalizer
-    return normalizer is not None and bool(normalizer.normalize_str(text) != text)
 
 
 def prefix_limit(original: SourceTokenizer, added: AddedTokens) -> Limit | None:

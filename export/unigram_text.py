@@ -62,23 +62,16 @@ class UnigramText:
         return "".join(out)
 
 
-def seen(original: SourceTokenizer, text: str) -> str:
-    """Return what the model sees of ``text`` (without added tokens in it), spaces written as U+2581."""
-    normalizer, splitter = original.encoder.normalizer, original.encoder.pre_tokenizer
-    normal = normalizer.normalize_str(text) if normalizer is not None else text
-    return "".join(piece for piece, _ in splitter.pre_tokenize_str(normal)) if splitter is not None else normal
-
-
 def read_unigram_text(original: SourceTokenizer) -> UnigramText:
     """Find out what a tokenizer does to a text. Raises CheckpointError when its character map is damaged."""
-    one, several = seen(original, "a b"), seen(original, "a   b")
+    one, several = original.seen("a b"), original.seen("a   b")
     prefix = one.startswith(SPACE)
     return UnigramText(
         rules=_rules(original),
         prefix=prefix,
-        spares=prefix and not seen(original, " a").startswith(SPACE * 2),
+        spares=prefix and not original.seen(" a").startswith(SPACE * 2),
         joins=several == one,
-        strips=seen(original, "a ") == seen(original, "a"),
+        strips=original.seen("a ") == original.seen("a"),
     )
 
 
@@ -88,7 +81,7 @@ def has_cluster(text: str) -> bool:
 
 
 def _rules(original: SourceTokenizer) -> dict[str, str]:
-    between = next((one for one in _SEPARATORS if seen(original, one * 3).endswith(one * 3)), None)
+    between = next((one for one in _SEPARATORS if original.seen(one * 3).endswith(one * 3)), None)
     if between is None:
         raise CheckpointError(f"{original.path}: its normalizer leaves no character as it is")
     rules: dict[str, str] = {}
@@ -97,12 +90,11 @@ def _rules(original: SourceTokenizer) -> dict[str, str]:
             continue
         letters = [chr(number) for number in range(first, first + _CHUNK)]
         chunk = between + between.join(letters) + between
-        if seen(original, chunk).removeprefix(SPACE) == chunk:
+        if original.seen(chunk).removeprefix(SPACE) == chunk:
             continue
         rules.update(_changed(original, letters, between))
     # U+2581 looks alike on both sides, but what becomes a space is joined and stripped as one.
-    normalizer = original.encoder.normalizer
-    if normalizer is not None and SPACE not in normalizer.normalize_str(f"a{SPACE}a"):
+    if SPACE not in original.normalized(f"a{SPACE}a"):
         rules[SPACE] = " "
     # Several characters in one rule: only where they don't become what each becomes.
     for cluster in _clusters(original):
@@ -116,7 +108,7 @@ def _rules(original: SourceTokenizer) -> dict[str, str]:
 def _changed(original: SourceTokenizer, texts: list[str], between: str) -> Iterator[tuple[str, str]]:
     """Yield (text, what it becomes) for those that change; real spaces in the latter."""
     for text in texts:
-        found = seen(original, between + text + between).removeprefix(SPACE)
+        found = original.seen(between + text + between).removeprefix(SPACE)
         if not (len(found) >= 2 and found[0] == between == found[-1]):
             continue
         inner = found[1:-1]
