@@ -221,11 +221,11 @@ def _mark_bytes(tokens: list[str], types: list[int]) -> None:
 
 
 def _mark_added(added: list[dict[str, Any]], vocab: dict[str, int], types: list[int], unk_id: int | None) -> None:
-    if unk_id is not None:
-        types[unk_id] = UNKNOWN
     for entry in added:
-        if vocab.get(entry["content"]) == entry["id"] and entry["id"] != unk_id:
+        if vocab.get(entry["content"]) == entry["id"]:
             types[entry["id"]] = CONTROL if entry["special"] else USER_DEFINED
+            if entry["id"] == unk_id:
+                types[entry["id"]] = UNKNOWN
 
 
 _PHI3_TOKENS: Final = ("<unk>", "<s>", "</s>", "<|endoftext|>")

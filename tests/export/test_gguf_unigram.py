@@ -129,8 +129,24 @@ def _chosen(checkpoint: Checkpoint, scratch: Path) -> ChosenTokenizer:
     return choose_tokenizer(original, read_tokenizer(checkpoint, original, rows), "llama", scratch)
 
 
-def _assert_same_ids(checkpoint: Checkpoint, scratch: Path, count: int = 300) -> ChosenTokenizer:
-    chosen = _chosen(checkpoint, scratch)
+Made = Callable[[str, bool], tuple[Checkpoint, ChosenTokenizer]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Return a Unigram tokenizer of a kind, and how it is written in GGUF."""
+
+    @functools.cache
+    def make(kind: str, byte_fallback: bool) -> tuple[Checkpoint, ChosenTokenizer]:
+        normal, splitter, options = KINDS[kind]
+        folder = tmp_path_factory.mktemp("unigram")
+        checkpoint = _tokenizer(folder / "c", normal, splitter, byte_fallback=byte_fallback, **options)
+        return checkpoint, _chosen(checkpoint, folder)
+
+    return make
+
+
+def _assert_same_ids(checkpoint: Checkpoint, chosen: ChosenTokenizer, scratch: Path, count: int = 300) -> None:
     original = load_tokenizer(checkpoint)
     specials = [one["content"] for one in original.described["added_tokens"]]
     words = original.spellings(list(range(3, original.encoder.get_vocab_size())))
@@ -141,17 +157,15 @@ def _assert_same_ids(checkpoint: Checkpoint, scratch: Path, count: int = 300) ->
     assert len(exact) > count // 2
     with vocabulary_of(chosen.tokenizer, "llama", scratch) as vocabulary:
         assert mismatches(original, vocabulary, exact) == []
-    return chosen
 
 
 @pytest.mark.parametrize(
     ("kind", "byte_fallback"),
     [*((kind, False) for kind in KINDS), ("transformers 4", True), ("no prefix", True), ("lower case", True)],
 )
-def test_unigram_gives_the_original_s_ids(kind: str, byte_fallback: bool, tmp_path: Path) -> None:
-    normal, splitter, options = KINDS[kind]
-    checkpoint = _tokenizer(tmp_path / "c", normal, splitter, byte_fallback=byte_fallback, **options)
-    chosen = _assert_same_ids(checkpoint, tmp_path)
+def test_unigram_gives_the_original_s_ids(kind: str, byte_fallback: bool, made: Made, tmp_path: Path) -> None:
+    checkpoint, chosen = made(kind, byte_fallback)
+    _assert_same_ids(checkpoint, chosen, tmp_path)
     assert chosen.tokenizer.model == "t5"
     assert chosen.tokenizer.byte_fallback is byte_fallback
     assert any("byte tokens" in note for note in chosen.tokenizer.notes) is byte_fallback
@@ -159,13 +173,12 @@ def test_unigram_gives_the_original_s_ids(kind: str, byte_fallback: bool, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def in_llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Checkpoint, ChosenTokenizer, Vocabulary]]:
+def in_llama_cpp(
+    made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Checkpoint, ChosenTokenizer, Vocabulary]]:
     """A Unigram tokenizer, how it was written, and what llama.cpp makes of it."""
-    normal, splitter, options = KINDS["transformers 4"]
-    folder = tmp_path_factory.mktemp("unigram")
-    checkpoint = _tokenizer(folder / "c", normal, splitter, **options)
-    chosen = _chosen(checkpoint, folder)
-    with vocabulary_of(chosen.tokenizer, "llama", folder) as vocabulary:
+    checkpoint, chosen = made("transformers 4", False)
+    with vocabulary_of(chosen.tokenizer, "llama", tmp_path_factory.mktemp("unigram")) as vocabulary:
         yield checkpoint, chosen, vocabulary
 
 
@@ -183,13 +196,14 @@ def test_symbols_that_begin_in_the_middle_of_a_character_spoil_no_other(tmp_path
     # llama.cpp leaves what begins like a user-defined token as it is, were it one byte of another character.
     normal, splitter, options = KINDS["transformers 4"]
     symbols = ("\u2603tool\u2603", "[INST]", "\u2581\u2581\u2581")
-    chosen = _assert_same_ids(_tokenizer(tmp_path / "c", normal, splitter, symbols=symbols, **options), tmp_path)
+    checkpoint = _tokenizer(tmp_path / "c", normal, splitter, symbols=symbols, **options)
+    chosen = _chosen(checkpoint, tmp_path)
+    _assert_same_ids(checkpoint, chosen, tmp_path)
     assert any("control tokens" in note for note in chosen.tokenizer.notes)
 
 
-def test_a_mark_that_the_original_drops_is_told_in_a_note(tmp_path: Path) -> None:
-    normal, splitter, options = KINDS["transformers 4"]
-    chosen = _chosen(_tokenizer(tmp_path / "c", normal, splitter, **options), tmp_path)
+def test_a_mark_that_the_original_drops_is_told_in_a_note(made: Made) -> None:
+    _, chosen = made("transformers 4", False)
     text = "Vie\u0302\u0323t"
     assert any("marks" in limit.note and limit.touches(text) for limit in chosen.limits)
     assert any("marks" in note for note in chosen.tokenizer.notes)
@@ -203,22 +217,25 @@ def test_scores_beyond_float32_are_told_where_they_decide(tmp_path: Path) -> Non
     for entry in described["model"]["vocab"][3:]:
         entry[1] += 1e-12 * len(entry[0])
     path.write_text(json.dumps(described), encoding="utf-8")
-    limits = _assert_same_ids(checkpoint, tmp_path).limits
-    assert any("more digits" in limit.note for limit in limits)
+    chosen = _chosen(checkpoint, tmp_path)
+    _assert_same_ids(checkpoint, chosen, tmp_path)
+    assert any("more digits" in limit.note for limit in chosen.limits)
 
 
 @pytest.fixture(scope="module")
-def unigram_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A tiny Llama of 384 rows with a Unigram tokenizer with byte fallback."""
-    normal, splitter, options = KINDS["transformers 4"]
-    made = _tokenizer(tmp_path_factory.mktemp("t") / "c", normal, splitter, byte_fallback=True, **options)
+def unigram_file(
+    tiny_checkpoint: Path, made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Checkpoint, Path]:
+    """A tiny Llama with a Unigram tokenizer with byte fallback, and its GGUF file."""
+    tokenizer, _ = made("no prefix", True)
     folder = tmp_path_factory.mktemp("unigram") / "c"
     shutil.copytree(tiny_checkpoint, folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(made.path / name, folder / name)
+        shutil.copyfile(tokenizer.path / name, folder / name)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
-    _grow(folder, max(load_tokenizer(made).encoder.get_vocab_size(), 384) + 1)
-    return Checkpoint.open(folder)
+    _grow(folder, max(load_tokenizer(tokenizer).encoder.get_vocab_size(), 384) + 1)
+    checkpoint = Checkpoint.open(folder)
+    return checkpoint, export_gguf(checkpoint, "f32", folder.parent).model_path
 
 
 def _grow(folder: Path, rows: int) -> None:
@@ -234,15 +251,14 @@ def _grow(folder: Path, rows: int) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": rows, "eos_token_id": 2}))
 
 
-def test_a_llama_with_a_unigram_tokenizer_computes_torch_s_logits(
-    unigram_checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_llama_with_a_unigram_tokenizer_computes_torch_s_logits(unigram_file: tuple[Checkpoint, Path]) -> None:
     import torch
     import transformers
 
-    engine = LlamaCppEngine(export_gguf(unigram_checkpoint, "f32", tmp_path).model_path, threads=1)
+    checkpoint, path = unigram_file
+    engine = LlamaCppEngine(path, threads=1)
     ids = GgufTokenizer(engine).encode("Lily found the big red ball \u2603 in her room")
-    model = transformers.AutoModelForCausalLM.from_pretrained(unigram_checkpoint.path, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
     found = engine.logits(ids)
@@ -251,9 +267,10 @@ def test_a_llama_with_a_unigram_tokenizer_computes_torch_s_logits(
     assert (expected.argmax(-1) == found.argmax(-1)).all()
 
 
-def test_our_runtime_reads_the_bytes_that_llama_cpp_spells_out(unigram_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    engine = LlamaCppEngine(export_gguf(unigram_checkpoint, "f32", tmp_path).model_path, threads=1)
-    tokenizer, original = GgufTokenizer(engine), FastTokenizer(unigram_checkpoint.path)
+def test_our_runtime_reads_the_bytes_that_llama_cpp_spells_out(unigram_file: tuple[Checkpoint, Path]) -> None:
+    checkpoint, path = unigram_file
+    engine = LlamaCppEngine(path, threads=1)
+    tokenizer, original = GgufTokenizer(engine), FastTokenizer(checkpoint.path)
     for text in ("the red ball", "\u6771\u4eac \U0001f600 ball", *HARD_TEXTS[:4]):
         ids = original.encode(text)
         assert tokenizer.encode(text) == ids
