@@ -2,7 +2,7 @@
 
     python benchmarks/classifiers.py --data FOLDER [--scratch FOLDER] [--kinds bert,llama]
 
-For each kind a small model is trained from scratch on ``FOLDER/train.csv`` (torch, a few minutes on two cores), with
+For each kind a small model is trained from scratch on ``FOLDER/train.csv`` (torch, a minute or two on an idle core), with
 a tokenizer trained on it too: WordPiece for the encoders, byte-level BPE for the decoders. Then the commands
 ``edgestill export --format onnx-portable``, ``edgestill quantize --to int8`` and ``edgestill eval`` on all of
 ``FOLDER/test.csv`` run as a user runs them. The scratch folder is deleted unless it was given; a model that is there
@@ -29,7 +29,7 @@ LENGTH = 64
 BATCH = 64
 KINDS = ("bert", "distilbert", "minilm", "llama", "qwen2", "qwen3")
 ENCODERS = ("bert", "distilbert", "minilm")
-EPOCHS = {"bert": 8, "distilbert": 8, "minilm": 10, "llama": 5, "qwen2": 5, "qwen3": 5}
+EPOCHS = {"bert": 7, "distilbert": 7, "minilm": 9, "llama": 4, "qwen2": 4, "qwen3": 4}
 
 
 def read(path: Path) -> tuple[list[str], list[str]]:

@@ -1,7 +1,8 @@
-"""A checkpoint's tokenizer as GGUF metadata: tokens, types, scores, merges, special ids, chat template.
+"""A checkpoint's tokenizer as GGUF metadata: tokens, types, scores, merges, special ids, chat templates.
 
-Two families are written, from tokenizer.json: byte-level BPE (GGUF model ``gpt2``) and SentencePiece-style
-BPE with byte fallback (GGUF model ``llama``). Keys and meanings: the GGUF specification in ggml's docs.
+Three families are read, from tokenizer.json: byte-level BPE (GGUF model ``gpt2``), BPE over characters (``llama``, or
+``gpt2`` with a pre-tokenizer type that leaves bytes alone) and Unigram (``t5``). Keys and meanings: the GGUF
+specification in ggml's docs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edgestill.artifact import Checkpoint, read_json_object
+from edgestill.artifact import Checkpoint
 from edgestill.errors import CheckpointError, MissingDependencyError, UnsupportedError
+from edgestill.export.gguf_special_tokens import chat_templates, special_ids
 from edgestill.export.source_tokenizer import SourceTokenizer, kinds
+from edgestill.runtime.tokenizer import BYTE_FALLBACK_KEY
 
 if TYPE_CHECKING:
     import gguf
@@ -22,22 +25,22 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """GGUF's token types (``gguf.TokenType``)."""
 
 BYTE_TOKENS: Final = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_BYTE_TOKEN_SET: Final = frozenset(BYTE_TOKENS)
 
-_END_TEXTS: Final = frozenset(
-    {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>", "</s>"}
-)
-"""Tokens that llama.cpp takes for an end of generation by their text alone."""
+NEVER: Final = -1e30
+"""The score of a token that no text may become."""
 
 
 @dataclass(frozen=True)
 class GgufTokenizer:
     """Everything that GGUF says about a tokenizer.
 
-    ``model`` is ``gpt2`` or ``llama``; ``pre`` the pre-tokenizer type (byte-level BPE only, ``""`` until
-    chosen). ``tokens``, ``types`` and ``scores`` have one entry per row of the embedding. ``nfc`` says that
-    the tokenizer composes its input (Unicode NFC), which llama.cpp doesn't do; ``strips_right`` that its special
-    tokens take the white space after them, which llama.cpp does in a model with "phi-3" in its name (and refuses
-    such a name without Phi-3's tokens). ``notes`` are lines for a person.
+    ``model`` is ``gpt2``, ``llama`` or ``t5``; ``pre`` the pre-tokenizer type (``""`` until chosen). ``tokens``,
+    ``types`` and ``scores`` have one entry per row of the embedding. ``charsmap`` (``t5`` only) rewrites a text before
+    it is split; ``byte_fallback`` (``t5`` only) says that it rewrites unknown characters to bytes. ``templates`` are
+    the chat templates by name. ``nfc`` says that the tokenizer composes its input (Unicode NFC), which llama.cpp
+    doesn't do; ``strips_right`` that its special tokens take the white space after them, which llama.cpp does in a
+    model with "phi-3" in its name (and refuses such a name without Phi-3's tokens). ``notes`` are for a person.
     """
 
     model: str
@@ -55,7 +58,10 @@ class GgufTokenizer:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool | None
-    chat_template: str | None
+    remove_extra_whitespaces: bool | None
+    charsmap: bytes | None
+    byte_fallback: bool
+    templates: tuple[tuple[str, str], ...]
     nfc: bool
     strips_right: bool
     notes: tuple[str, ...]
@@ -98,8 +104,26 @@ class GgufTokenizer:
         writer.add_add_eos_token(self.add_eos)
         if self.add_space_prefix is not None:
             writer.add_add_space_prefix(self.add_space_prefix)
-        if self.chat_template is not None:
-            writer.add_chat_template(self.chat_template)
+        if self.remove_extra_whitespaces is not None:
+            writer.add_remove_extra_whitespaces(self.remove_extra_whitespaces)
+        if self.charsmap is not None:
+            writer.add_precompiled_charsmap(self.charsmap)
+        if self.byte_fallback:
+            writer.add_bool(BYTE_FALLBACK_KEY, True)
+        if self.templates:
+            self._write_templates(writer)
+
+    def _write_templates(self, writer: gguf.GGUFWriter) -> None:
+        # One named template at a time, for the writer lists names in an order of its own.
+        names = []
+        for name, text in self.templates:
+            if name == "default":
+                writer.add_chat_template(text)
+            else:
+                names.append(re.sub(r"[^0-9A-Za-z]", "_", name))
+                writer.add_string(f"tokenizer.chat_template.{names[-1]}", text)
+        if names:
+            writer.add_array("tokenizer.chat_templates", names)
 
 
 def open_writer(path: Path, architecture: str) -> gguf.GGUFWriter:
@@ -114,50 +138,54 @@ def open_writer(path: Path, architecture: str) -> gguf.GGUFWriter:
 def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -> GgufTokenizer:
     """Turn a tokenizer into GGUF's terms, padded with unused tokens to ``rows`` rows of the embedding.
 
-    ``pre`` and ``add_space_prefix`` are left for :mod:`edgestill.export.gguf_pretokenizer` to choose.
-    Raises UnsupportedError for a tokenizer that is neither byte-level BPE nor byte-fallback BPE.
+    What llama.cpp is to do with a text is left for :mod:`edgestill.export.gguf_pretokenizer` to choose.
+    Raises UnsupportedError for a tokenizer that is neither BPE nor Unigram, or that isn't deterministic.
     """
     where, described = source.path, source.described
     model = described["model"]
     kind = model.get("type")
-    if kind != "BPE":
-        raise UnsupportedError(f"{where}: tokenizer model {kind!r} is not supported in GGUF (only BPE)")
-    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+    if kind not in ("BPE", "Unigram"):
+        raise UnsupportedError(f"{where}: tokenizer model {kind!r} is not supported in GGUF (only BPE and Unigram)")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise UnsupportedError(f"{where}: {key} {model[key]!r} is not supported in GGUF")
-    byte_level = "ByteLevel" in kinds(described["pre_tokenizer"])
     vocab = source.encoder.get_vocab(with_added_tokens=True)
-    if not byte_level and not (model.get("byte_fallback") and all(token in vocab for token in BYTE_TOKENS)):
-        raise UnsupportedError(
-            f"{where}: GGUF needs byte-level BPE, or BPE with byte fallback and all of <0x00> to <0xFF>"
-        )
     source.check_rows(rows)
     tokens = _tokens_by_id(vocab, rows, where)
-    types = _types(
-        tokens, set(vocab.values()), described["added_tokens"], None if byte_level else model.get("unk_token")
-    )
-    if not byte_level:
-        tokens = _unescape_user_defined(tokens, types)
-    merges = _merges(model["merges"], where) if byte_level else None
-    scores = None if byte_level else _scores(model["merges"], vocab, rows)
-    special = _special_ids(checkpoint, source, tokens)
+    used = set(vocab.values())
+    types = [NORMAL if token_id in used else UNUSED for token_id in range(rows)]
+    family, unk_id, scores, merges = "llama", None, None, None
+    if kind == "Unigram":
+        family, unk_id, scores = "t5", _unigram_unk(model), _unigram_scores(model, rows)
+    else:
+        if "ByteLevel" in kinds(described["pre_tokenizer"]):
+            family = "gpt2"
+        unk_id = vocab.get(model["unk_token"]) if model.get("unk_token") else None
+        merges = tuple(merge_pair(merge) for merge in model["merges"])
+    if family == "llama":
+        _mark_bytes(tokens, types)
+    _mark_added(described["added_tokens"], vocab, types, unk_id if family != "gpt2" else None)
+    special = special_ids(checkpoint, source, tokens)
     return GgufTokenizer(
-        model="gpt2" if byte_level else "llama",
-        pre="" if byte_level else "default",
+        model=family,
+        pre="default" if family != "gpt2" else "",
         tokens=tuple(tokens),
         types=tuple(types),
         scores=scores,
-        merges=merges,
+        merges=_joined(merges, where) if merges is not None else None,
         bos_id=special.bos,
         eos_id=special.eos,
         eot_id=special.eot,
         eom_id=special.eom,
-        unk_id=vocab.get(model["unk_token"]) if model.get("unk_token") else None,
+        unk_id=unk_id,
         pad_id=special.pad,
         add_bos=special.add_bos,
         add_eos=special.add_eos,
         add_space_prefix=None,
-        chat_template=_chat_template(checkpoint),
+        remove_extra_whitespaces=None,
+        charsmap=None,
+        byte_fallback=False,
+        templates=tuple(sorted(chat_templates(checkpoint).items())),
         nfc=source.composes,
         strips_right=_strips_right(described["added_tokens"]),
         notes=special.notes,
@@ -170,12 +198,13 @@ def _tokens_by_id(vocab: dict[str, int], rows: int, where: Path) -> list[str]:
     for text, token_id in vocab.items():
         if token_id in named:
             raise CheckpointError(f"{where}: token id {token_id} has two texts, {tokens[token_id]!r} and {text!r}")
+        if "\0" in text:
+            raise UnsupportedError(f"{where}: token {text!r} has a zero byte in it, which llama.cpp can't hold")
         named.add(token_id)
         tokens[token_id] = text
     taken = set(vocab)
-    used = set(vocab.values())
     for token_id in range(rows):
-        if token_id not in used:
+        if token_id not in named:
             # llama.cpp aborts on two tokens of the same text, so a made-up one must be new.
             text = f"[PAD{token_id}]"
             while text in taken:
@@ -185,19 +214,18 @@ def _tokens_by_id(vocab: dict[str, int], rows: int, where: Path) -> list[str]:
     return tokens
 
 
-def _types(tokens: list[str], used: set[int], added: list[dict[str, Any]], unk: str | None) -> list[int]:
-    types = [NORMAL if token_id in used else UNUSED for token_id in range(len(tokens))]
-    if unk is not None:
-        for token_id, text in enumerate(tokens):
-            if text in _BYTE_TOKEN_SET:
-                types[token_id] = BYTE
+def _mark_bytes(tokens: list[str], types: list[int]) -> None:
+    for token_id, text in enumerate(tokens):
+        if text in _BYTE_TOKEN_SET:
+            types[token_id] = BYTE
+
+
+def _mark_added(added: list[dict[str, Any]], vocab: dict[str, int], types: list[int], unk_id: int | None) -> None:
     for entry in added:
-        token_id = entry["id"]
-        if token_id in used:
-            types[token_id] = CONTROL if entry["special"] else USER_DEFINED
-            if unk is not None and tokens[token_id] == unk:
-                types[token_id] = UNKNOWN
-    return types
+        if vocab.get(entry["content"]) == entry["id"]:
+            types[entry["id"]] = CONTROL if entry["special"] else USER_DEFINED
+            if entry["id"] == unk_id:
+                types[entry["id"]] = UNKNOWN
 
 
 _PHI3_TOKENS: Final = ("<unk>", "<s>", "</s>", "<|endoftext|>")
@@ -208,135 +236,24 @@ def _strips_right(added: list[dict[str, Any]]) -> bool:
     return all(token in stripping for token in _PHI3_TOKENS) and any(stripping.values())
 
 
-_BYTE_TOKEN_SET: Final = frozenset(BYTE_TOKENS)
-
-
-def _unescape_user_defined(tokens: list[str], types: list[int]) -> list[str]:
-    """Write user-defined tokens with real spaces: llama.cpp looks for them before it escapes the text."""
-    taken = set(tokens)
-    for token_id, text in enumerate(tokens):
-        plain = text.replace("\u2581", " ")
-        if types[token_id] == USER_DEFINED and plain not in taken:
-            tokens[token_id] = plain
-            taken.add(plain)
-    return tokens
-
-
-def _merge_pair(merge: str | list[str]) -> tuple[str, str]:
+def merge_pair(merge: str | list[str]) -> tuple[str, str]:
+    """Return the two parts of a merge, in either form that tokenizer.json has."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second
 
 
-def _merges(merges: list[str | list[str]], where: Path) -> tuple[str, ...]:
-    written = []
-    for merge in merges:
-        first, second = _merge_pair(merge)
+def _joined(merges: tuple[tuple[str, str], ...], where: Path) -> tuple[str, ...]:
+    for first, second in merges:
         if " " in first or " " in second:
             raise UnsupportedError(f"{where}: merge {first!r} + {second!r} has a space in it, which GGUF can't hold")
-        written.append(f"{first} {second}")
-    return tuple(written)
+    return tuple(f"{first} {second}" for first, second in merges)
 
 
-def _scores(merges: list[str | list[str]], vocab: dict[str, int], rows: int) -> tuple[float, ...]:
-    """Return scores that make llama.cpp merge in the order of the merge list.
-
-    llama.cpp joins the neighbours whose joined token has the highest score; so a token's score is minus
-    the place of the first merge that makes it. Tokens that no merge makes stand below all of them.
-    """
-    order: dict[int, int] = {}
-    for merge in merges:
-        token_id = vocab["".join(_merge_pair(merge))]
-        order.setdefault(token_id, len(order))
-    return tuple(-float(order.get(token_id, len(order))) for token_id in range(rows))
+def _unigram_unk(model: dict[str, Any]) -> int | None:
+    unk_id = model.get("unk_id")
+    return unk_id if isinstance(unk_id, int) else None
 
 
-@dataclass(frozen=True)
-class _SpecialIds:
-    bos: int | None
-    eos: int | None
-    eot: int | None
-    eom: int | None
-    pad: int | None
-    add_bos: bool
-    add_eos: bool
-    notes: tuple[str, ...]
-
-
-def _special_ids(checkpoint: Checkpoint, source: SourceTokenizer, tokens: list[str]) -> _SpecialIds:
-    notes: list[str] = []
-    config = checkpoint.config()
-    settings = _optional_json(checkpoint.path / "tokenizer_config.json")
-    generation = _optional_json(checkpoint.path / "generation_config.json")
-
-    def named(name: str) -> int | None:
-        """The id of a token that tokenizer_config.json names as a string or as {content: ...}."""
-        value = settings.get(name)
-        text = value.get("content") if isinstance(value, dict) else value
-        return source.encoder.token_to_id(text) if isinstance(text, str) else None
-
-    def listed(source: dict[str, object], key: str) -> list[int]:
-        value = source.get(key)
-        values = value if isinstance(value, list) else [value]
-        return [item for item in values if type(item) is int and 0 <= item < len(tokens)]
-
-    ends = list(dict.fromkeys(listed(generation, "eos_token_id") or listed(config, "eos_token_id")))
-    own_eos = named("eos_token")
-    if own_eos is not None and own_eos not in ends:
-        ends.append(own_eos)
-    preferred = [own_eos] if own_eos is not None else listed(config, "eos_token_id")
-    eos = next((token_id for token_id in (*preferred, *ends) if token_id in ends), None)
-    unnamed = [token_id for token_id in ends if token_id != eos and tokens[token_id] not in _END_TEXTS]
-    for token_id in unnamed[2:]:
-        notes.append(f"llama.cpp won't stop at token {token_id} {tokens[token_id]!r}: GGUF has no key for a fourth end")
-
-    bos = next(iter(listed(config, "bos_token_id")), None)
-    bos = named("bos_token") if bos is None else bos
-    pad = next(iter(listed(config, "pad_token_id")), None)
-    pad = named("pad_token") if pad is None else pad
-
-    before, after = _added_around(source)
-    if len(before) > 1 or len(after) > 1:
-        raise UnsupportedError(f"{source.path}: adds {before} before and {after} after a text; GGUF can add one each")
-    bos = before[0] if before else bos
-    eos = after[0] if after else eos
-    if eos is None:
-        eos = pad
-        notes.append("the checkpoint names no end-of-sequence token")
-    if bos is None:
-        # llama.cpp would take token 11 (byte-level) or 1; add_bos false keeps this from being used.
-        bos = eos
-    return _SpecialIds(
-        bos=bos,
-        eos=eos,
-        eot=unnamed[0] if unnamed else None,
-        eom=unnamed[1] if len(unnamed) > 1 else None,
-        pad=pad,
-        add_bos=bool(before),
-        add_eos=bool(after),
-        notes=tuple(notes),
-    )
-
-
-def _added_around(source: SourceTokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer really puts before and after a text."""
-    plain = source.encode("a")
-    full = source.encode("a", add_special=True)
-    for start in range(len(full) - len(plain) + 1):
-        if full[start : start + len(plain)] == plain:
-            return full[:start], full[start + len(plain) :]
-    return [], []
-
-
-def _chat_template(checkpoint: Checkpoint) -> str | None:
-    path = checkpoint.path / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = _optional_json(checkpoint.path / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _optional_json(path: Path) -> dict[str, object]:
-    return read_json_object(path) if path.is_file() else {}
+def _unigram_scores(model: dict[str, Any], rows: int) -> tuple[float, ...]:
+    scores = [float(score) for _, score in model["vocab"]]
+    return tuple([*scores, *[NEVER] * (rows - len(scores))][:rows])

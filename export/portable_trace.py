@@ -28,6 +28,7 @@ OPSET: Final = 18
 _BATCH: Final = 2
 _SEQUENCE: Final = 5
 _PAST: Final = 7
+_REASON_LETTERS: Final = 240
 _BATCHED: Final = {0: "batch", 1: "sequence"}
 
 WRAPPER_PREFIX: Final = "model."
@@ -124,7 +125,10 @@ def _cache_of(model: Any) -> list[_Cached]:
     """Return what each layer keeps, as the model itself fills a cache: no configuration says it for all of them."""
     kind = model.config.model_type
     with torch.no_grad():
-        output = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+        try:
+            output = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+        except Exception as error:  # a state of its own that its cache doesn't have, and what else its code raises
+            raise StageError(f"torch can't run {kind} ({_reason(error)})") from error
     cache = getattr(output, "past_key_values", None)
     layers = []
     for layer in getattr(cache, "layers", ()):
@@ -169,10 +173,16 @@ def _export(
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
-            raise StageError(f"torch can't trace {module.model.config.model_type} ({reason[0]})") from error
+            reason = _reason(error.__cause__ or error)
+            raise StageError(f"torch can't trace {module.model.config.model_type} ({reason})") from error
     assert program is not None
     return program.model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the beginning of an error's message on one line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _REASON_LETTERS else f"{words[:_REASON_LETTERS]}..."
 
 
 @contextlib.contextmanager

@@ -27,14 +27,38 @@ class SourceTokenizer:
 
     @property
     def composes(self) -> bool:
-        """Whether it composes its input (Unicode NFC) before splitting."""
-        return "NFC" in kinds(self.described["normalizer"])
+        """Whether it composes its input (Unicode NFC or NFKC) before splitting."""
+        return not {"NFC", "NFKC"}.isdisjoint(kinds(self.described["normalizer"]))
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Return the ids of a text; special tokens in it are taken for what they are."""
         with _readable(self.path):
             ids: list[int] = self.encoder.encode(text, add_special_tokens=add_special).ids
         return ids
+
+    def normalized(self, text: str) -> str:
+        """Return ``text`` after the normalizer."""
+        normalizer = self.encoder.normalizer
+        with _readable(self.path):
+            return str(normalizer.normalize_str(text)) if normalizer is not None else text
+
+    def cut(self, text: str) -> list[str]:
+        """Return the pieces that the pre-tokenizer cuts ``text`` (normalised already) in, as the model sees them."""
+        splitter = self.encoder.pre_tokenizer
+        if splitter is None:
+            return [text]
+        with _readable(self.path):
+            return [piece for piece, _ in splitter.pre_tokenize_str(text)]
+
+    def seen(self, text: str) -> str:
+        """Return what the model sees of ``text`` (without added tokens in it), spaces written as U+2581."""
+        return "".join(self.cut(self.normalized(text)))
+
+    def with_model(self, model: dict[str, Any]) -> SourceTokenizer:
+        """Return a copy with another model."""
+        described = {**self.described, "model": model}
+        with _readable(self.path):
+            return SourceTokenizer(self.path, tokenizers.Tokenizer.from_str(json.dumps(described)), described)
 
     def check_rows(self, rows: int) -> None:
         """Raise CheckpointError when a token has no row in an embedding of so many."""

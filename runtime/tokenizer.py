@@ -21,6 +21,9 @@ _MAX_TEMPLATE_BYTES: Final = 4 << 20
 EOS_METADATA_KEY: Final = "edgestill.eos_token_ids"
 """GGUF metadata (a string of comma-separated ids): every id that ends an answer, where there are several."""
 
+BYTE_FALLBACK_KEY: Final = "edgestill.byte_fallback"
+"""GGUF metadata (a bool) of a Unigram vocabulary: its tokens <0x00> to <0xFF> are bytes, though llama.cpp has none."""
+
 
 class Tokenizer(Protocol):
     """Text to token ids and back.
@@ -250,7 +253,11 @@ class GgufTokenizer:
         self._pieces: dict[int, bytes] = {}
         self.joins_bytes = True
         spm = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_SPM
-        self.strips_first_space = spm and self._metadata("tokenizer.ggml.add_space_prefix") != "false"
+        unigram = llama.llama_vocab_type(vocab) == llama.LLAMA_VOCAB_TYPE_UGM
+        prefixed = self._metadata("tokenizer.ggml.add_space_prefix")
+        self.strips_first_space = (spm and prefixed != "false") or (unigram and prefixed == "true")
+        fallback = unigram and self._metadata(BYTE_FALLBACK_KEY) == "true"
+        self._byte_tokens = self._spelled_bytes() if fallback else {}
         is_end = llama.llama_vocab_is_eog
         own = frozenset(number for number in range(self.vocab_size) if is_end(vocab, number))
         listed = (self._metadata(EOS_METADATA_KEY) or "").split(",")
@@ -286,6 +293,8 @@ class GgufTokenizer:
     def _piece(self, token_id: int, special: bool) -> bytes:
         if not 0 <= token_id < self.vocab_size:
             raise InputError(f"token id {token_id} is outside the vocabulary of {self.vocab_size}")
+        if (byte := self._byte_tokens.get(token_id)) is not None:
+            return byte
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
@@ -293,6 +302,13 @@ class GgufTokenizer:
             if size >= 0:
                 return buffer.raw[:size]
             room = -size
+
+    def _spelled_bytes(self) -> dict[int, bytes]:
+        """Return the bytes of the tokens <0x00> to <0xFF>, by token id."""
+        texts = {b"<0x%02X>" % byte: bytes([byte]) for byte in range(256)}
+        get_text = self._llama.llama_vocab_get_text
+        named = ((number, get_text(self._vocab, number)) for number in range(self.vocab_size))
+        return {number: texts[text] for number, text in named if text in texts}
 
     def _metadata(self, key: str) -> str | None:
         buffer = ctypes.create_string_buffer(4096)

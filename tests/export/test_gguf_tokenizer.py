@@ -19,6 +19,8 @@ from edgestill.export.gguf_pretokenizer import (
     HARD_TEXTS,
     TokenizerMismatch,
     choose_pretokenizer,
+    choose_tokenizer,
+    mismatches,
     open_vocabulary,
     tokenizer_mismatches,
 )
@@ -30,6 +32,7 @@ from edgestill.export.gguf_tokenizer import (
     open_writer,
     read_tokenizer,
 )
+from edgestill.export.llama_vocabulary import vocabulary_of
 from edgestill.export.source_tokenizer import load_tokenizer
 
 LLAMA3_SPLIT = (
@@ -228,11 +231,120 @@ def test_merges_that_llama_cpp_s_scores_cannot_say_are_refused(tmp_path: Path) -
         _chosen(_folder(tmp_path / "c", described), tmp_path)
 
 
-def test_byte_fallback_without_all_bytes_is_refused(tmp_path: Path) -> None:
-    described = _spm(PIECES)
-    described["model"]["vocab"].pop("<0x41>")  # type: ignore[index]
-    with pytest.raises(UnsupportedError, match="<0xFF>"):
+def _without_byte(described: dict[str, object]) -> dict[str, object]:
+    model = described["model"]
+    assert isinstance(model, dict)
+    model["vocab"] = {token: at for at, token in enumerate(one for one in model["vocab"] if one != "<0xE2>")}
+    return described
+
+
+def test_a_prefix_space_without_all_bytes_is_refused(tmp_path: Path) -> None:
+    # llama.cpp would end the process at a character that has no token and no bytes.
+    prefix = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False}
+    described = _without_byte(_spm(PIECES, pre_tokenizer=prefix))
+    with pytest.raises(UnsupportedError, match="without a token"):
         _chosen(_folder(tmp_path / "c", described), tmp_path)
+
+
+def test_without_all_bytes_a_character_without_a_token_is_told_in_a_note(tmp_path: Path) -> None:
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    checkpoint = _folder(tmp_path / "c", _without_byte(_spm(PIECES, normalizer=space)))
+    tokenizer = _chosen(checkpoint, tmp_path)
+    assert (tokenizer.model, tokenizer.pre) == ("gpt2", "sarvam-moe")
+    assert any("'<unk>'" in note and "left out" in note for note in tokenizer.notes)
+    original = load_tokenizer(checkpoint)
+    with vocabulary_of(tokenizer, "llama", tmp_path) as vocabulary:
+        assert vocabulary.tokenize("a \u2603b") != original.encode("a \u2603b")
+        assert mismatches(original, vocabulary, ["ab cc", " a abc", "a\u20acb"[:1], "c  c", "\x01ab"]) == []
+
+
+def test_merges_that_scores_cannot_say_are_kept_as_ranks_where_there_is_no_prefix_space(tmp_path: Path) -> None:
+    space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    checkpoint = _folder(tmp_path / "c", _spm(PIECES[:-1], normalizer=space))
+    tokenizer = _chosen(checkpoint, tmp_path)
+    assert (tokenizer.model, tokenizer.pre) == ("gpt2", "sarvam-moe")
+    original = load_tokenizer(checkpoint)
+    draw = random.Random(0)
+    texts = ["".join(draw.choices("abc d\u2603\n", k=draw.randint(1, 20))) for _ in range(500)]
+    with vocabulary_of(tokenizer, "llama", tmp_path) as vocabulary:
+        assert mismatches(original, vocabulary, texts) == []
+
+
+def test_characters_that_the_original_leaves_out_are_told_in_a_note(tmp_path: Path) -> None:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.train_from_iterator(
+        ["the cat sat on the mat", "a cat and a mat"] * 8,
+        trainers.BpeTrainer(vocab_size=120, special_tokens=["<|end|>"], show_progress=False),
+    )
+    checkpoint = _folder(tmp_path / "c", json.loads(tokenizer.to_str()))
+    chosen = _chosen(checkpoint, tmp_path)
+    assert any("joins its neighbours" in note for note in chosen.notes)
+    with vocabulary_of(chosen, "llama", tmp_path) as vocabulary:
+        assert mismatches(load_tokenizer(checkpoint), vocabulary, ["the cat", " a mat the", "<|end|>cat"]) == []
+
+
+def test_random_ids_are_refused(tmp_path: Path) -> None:
+    described = _spm(PIECES)
+    described["model"]["dropout"] = 0.1  # type: ignore[index]
+    with pytest.raises(UnsupportedError, match=r"dropout 0\.1"):
+        _chosen(_folder(tmp_path / "c", described), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "said"),
+    [("single_word", "a<tool>b", "whole words"), ("lstrip", "a  <tool>", "before"), ("rstrip", "<tool>  a", "after")],
+)
+def test_a_flag_of_an_added_token_that_llama_cpp_has_not_is_told_in_a_note(
+    flag: str, text: str, said: str, tmp_path: Path
+) -> None:
+    checkpoint = _trained(tmp_path / "c", pre_tokenizers.ByteLevel(add_prefix_space=False))
+    path = checkpoint.path / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([tokenizers.AddedToken("<tool>", normalized=False, **{flag: True})])
+    tokenizer.save(str(path))
+    chosen = _chosen(checkpoint, tmp_path)
+    original = load_tokenizer(checkpoint)
+    with vocabulary_of(chosen, "llama", tmp_path) as vocabulary:
+        assert vocabulary.tokenize(text) != original.encode(text)
+        assert vocabulary.tokenize("a <tool> b".replace(" ", "" if flag != "single_word" else " ")) == original.encode(
+            "a <tool> b".replace(" ", "" if flag != "single_word" else " ")
+        )
+    assert any("'<tool>'" in note and said in note for note in chosen.notes)
+
+
+def test_added_tokens_that_overlap_are_told_in_a_note(tmp_path: Path) -> None:
+    checkpoint = _trained(tmp_path / "c", pre_tokenizers.ByteLevel(add_prefix_space=False))
+    path = checkpoint.path / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_tokens(["ab<", "<tool>"])
+    tokenizer.save(str(path))
+    original = load_tokenizer(checkpoint)
+    described = read_tokenizer(checkpoint, original, original.encoder.get_vocab_size())
+    chosen = choose_tokenizer(original, described, "llama", tmp_path)
+    limit = next(limit for limit in chosen.limits if "overlap" in limit.note)
+    assert limit.touches("cab<tool>")
+    assert not limit.touches("ab< <tool>ab<")
+    with vocabulary_of(chosen.tokenizer, "llama", tmp_path) as vocabulary:
+        assert vocabulary.tokenize("cab<tool>") != original.encode("cab<tool>")
+        assert vocabulary.tokenize("ab< <tool>ab<") == original.encode("ab< <tool>ab<")
+
+
+def test_an_o200k_split_is_told_to_know_capitals_in_ascii_only(tmp_path: Path) -> None:
+    word = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+    suffix = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    pattern = (
+        rf"{word}*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{suffix}|{word}+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{suffix}"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    checkpoint = _trained(tmp_path / "c", _split(pattern))
+    original = load_tokenizer(checkpoint)
+    described = read_tokenizer(checkpoint, original, original.encoder.get_vocab_size())
+    chosen = choose_tokenizer(original, described, "llama", tmp_path)
+    assert chosen.tokenizer.pre in ("gpt-4o", "granite-embed-multi-97m")
+    limit = next(limit for limit in chosen.limits if "capitals" in limit.note)
+    assert limit.touches("\u041f\u0440\u0438\u0432\u0435\u0442\u041c\u0438\u0440")
+    assert not limit.touches("CamelCase \u043f\u0440\u0438\u0432\u0435\u0442 caf\u00e9 \u6771\u4eac")
 
 
 def _real(shared_data: Path, folder: Path) -> Checkpoint:
