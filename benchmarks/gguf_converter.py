@@ -60,14 +60,24 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "mistral": ("MistralConfig", "MistralForCausalLM", "tok-llama3", {"sliding_window": None}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", "tok-qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", "tok-qwen2", {"head_dim": 64}),
-    "phi-3": ("Phi3Config", "Phi3ForCausalLM", "tok-qwen2", {"rope_parameters": LONGROPE, "sliding_window": 8192}),
+    "phi-3": (
+        "Phi3Config",
+        "Phi3ForCausalLM",
+        "tok-qwen2",
+        {"rope_parameters": LONGROPE, "original_max_position_embeddings": 1024, "sliding_window": 8192},
+    ),
     "gemma-2": ("Gemma2Config", "Gemma2ForCausalLM", "llama2-spm", GEMMA),
     "gemma-3": ("Gemma3TextConfig", "Gemma3ForCausalLM", "llama2-spm", {**GEMMA, "num_hidden_layers": 7}),
     "phi-4-mini": (
         "Phi3Config",
         "Phi3ForCausalLM",
         "tok-qwen2",
-        {"rope_parameters": LONGROPE, "sliding_window": 262144, "tie_word_embeddings": True},
+        {
+            "rope_parameters": LONGROPE,
+            "original_max_position_embeddings": 1024,
+            "sliding_window": 262144,
+            "tie_word_embeddings": True,
+        },
     ),
     "phi-3 4k": ("Phi3Config", "Phi3ForCausalLM", "llama2-spm", {"sliding_window": None}),
     "smollm-2": (

@@ -83,9 +83,15 @@ def _write(
         ir.save(model, folder / ENTRY)
     head_size = padded_head_dim(decoder)
     write_json(folder / GENAI_CONFIG_FILE, genai_config(checkpoint, decoder, ENTRY, head_size))
-    if head_size == decoder.head_dim:
-        return ()
-    return (f"attention heads of {decoder.head_dim} padded with zeros to {head_size}: onnxruntime needs it",)
+    notes = []
+    if head_size != decoder.head_dim:
+        notes.append(f"attention heads of {decoder.head_dim} padded with zeros to {head_size}: onnxruntime needs it")
+    if (original := decoder.longrope_original) is not None:
+        notes.append(
+            f"LongRoPE: a sequence that grows past {original} tokens keeps its first keys with the short factors, "
+            "transformers computes them again; a prompt that is longer has the long factors throughout"
+        )
+    return tuple(notes)
 
 
 def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:

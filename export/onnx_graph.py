@@ -24,6 +24,9 @@ from edgestill.tensor_file import PlannedFile, TensorFile
 
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
+ORIGINAL_CONTEXT_KEY: Final = "edgestill.longrope_original_context"
+"""Metadata that our engine reads: sequences of more tokens have other rotary frequencies, from their first token."""
+
 _COMPUTED_ROTARY_BYTES: Final = 1 << 20
 _ROTARY_ROWS: Final = 4096
 
@@ -102,7 +105,10 @@ class DecoderGraph(ProjectionBuilder):
             opset_imports=dict(OPSETS),
             name=decoder.architecture,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgestill")
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgestill")
+        if (original := decoder.longrope_original) is not None:
+            model.metadata_props[ORIGINAL_CONTEXT_KEY] = str(original)
+        return model
 
     def _cache_shape(self, batch: str, time: str) -> tuple[str | int, ...]:
         return (batch, self._decoder.kv_heads, time, padded_head_dim(self._decoder))

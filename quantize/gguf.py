@@ -55,9 +55,9 @@ def quantize_gguf(source: Artifact, precision: str, out_dir: Path, *, progress: 
             written = read_gguf_header(target)
         except ModelFileError as error:
             raise _failure(target, f"wrote a damaged file ({error})") from error
-        notes = fallback_notes(precision, written)
+        notes = (*source.notes, *fallback_notes(precision, written))
         Artifact.describe(folder, "gguf", precision, ENTRY, parent=source.sha256, notes=notes)
-    for note in notes:
+    for note in notes[len(source.notes) :]:
         progress.note(f"gguf-{precision}: {note}")
     return Artifact.open(final)
 

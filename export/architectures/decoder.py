@@ -147,6 +147,14 @@ class Decoder:
     gguf_notes: tuple[str, ...] = ()
     gguf_refusal: str | None = None
 
+    @property
+    def longrope_original(self) -> int | None:
+        """The original context of LongRoPE where the context is longer, None elsewhere."""
+        scaling = None if self.rope is None else self.rope.scaling
+        if scaling is None or scaling.kind != "longrope" or scaling.original_context >= self.context_length:
+            return None
+        return scaling.original_context
+
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the (name, shape) of every tensor that must be in the checkpoint."""
         yield self.embedding, (self.vocab_size, self.hidden_size)

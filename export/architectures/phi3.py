@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from edgestill.export.architectures.config import Config
 from edgestill.export.architectures.decoder import Decoder, register
 from edgestill.export.architectures.llama import describe_llama_like
 from edgestill.export.architectures.rope import read_rope
 from edgestill.export.weights import Weights
+
+_ORIGINAL_CONTEXT: Final = 4096
+"""transformers' default of Phi3Config.original_max_position_embeddings."""
 
 
 @register("Phi3ForCausalLM")
@@ -21,7 +26,8 @@ def describe_phi3(config: Config, weights: Weights) -> Decoder:
         config.refuse("head_dim * num_attention_heads must be hidden_size")
     context = config.integer("max_position_embeddings")
     window = config.integer("sliding_window", context)
-    scaling = read_rope(config, hidden // heads).scaling
+    rope = read_rope(config, hidden // heads, original_context=_ORIGINAL_CONTEXT)
+    scaling = rope.scaling
     keys: list[tuple[str, int | float]] = [("attention.sliding_window", window if config.has("sliding_window") else 0)]
     notes = []
     if scaling is not None and scaling.kind == "longrope":
@@ -42,6 +48,7 @@ def describe_phi3(config: Config, weights: Weights) -> Decoder:
         weights,
         architecture="Phi3ForCausalLM",
         gguf_architecture="phi3",
+        main_rope=rope,
         window=lambda layer: window if window < context else None,
         fused=True,
         gguf_keys=tuple(keys),

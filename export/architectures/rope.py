@@ -67,10 +67,14 @@ class Rope:
         return 1.0 if self.scaling is None else self.scaling.attention_factor
 
 
-def read_rope(config: Config, head_dim: int, layer_type: str | None = None) -> Rope:
+def read_rope(
+    config: Config, head_dim: int, layer_type: str | None = None, *, original_context: int | None = None
+) -> Rope:
     """Read ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``.
 
-    ``layer_type`` names the section of ``rope_parameters`` where it has one for each type of layer. Raises
+    ``layer_type`` names the section of ``rope_parameters`` where it has one for each type of layer.
+    ``original_context`` is what the architecture has for ``original_max_position_embeddings`` where config.json doesn't
+    say it outside of that section: transformers then doesn't look inside. Raises
     UnsupportedError for another scaling, CheckpointError for a value that can't be.
     """
     parameters = config.section("rope_parameters" if config.has("rope_parameters") else "rope_scaling")
@@ -98,13 +102,16 @@ def read_rope(config: Config, head_dim: int, layer_type: str | None = None) -> R
             config.refuse("rope_parameters: high_freq_factor must be greater than low_freq_factor")
         return Rope(theta, dims, scaling)
     if kind in ("longrope", "su"):
-        return Rope(theta, dims, _longrope(config, parameters, dims))
+        return Rope(theta, dims, _longrope(config, parameters, dims, original_context))
     config.refuse(f"rotary scaling {kind!r} is not supported (only linear, llama3, longrope)")
 
 
-def _longrope(config: Config, parameters: Config, dims: int) -> RopeScaling:
+def _longrope(config: Config, parameters: Config, dims: int, original_context: int | None) -> RopeScaling:
     key = "original_max_position_embeddings"
-    original = config.integer(key) if config.has(key) else parameters.integer(key)
+    if config.has(key) or original_context is not None:
+        original = config.integer(key, original_context)
+    else:
+        original = parameters.integer(key)
     factor = parameters.number("factor", config.integer("max_position_embeddings") / original)
     attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     return RopeScaling(

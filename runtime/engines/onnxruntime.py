@@ -25,6 +25,7 @@ from edgestill.runtime.model_source import ModelSource
 
 _MAX_CHUNK: Final = 512
 _OUTPUT_FLOATS: Final = 1 << 24
+_ORIGINAL_CONTEXT_KEY: Final = "edgestill.longrope_original_context"  # as the export writes it
 # NodeProto.op_type (field 4, length-delimited) as it stands in the file: no parser is needed to find it.
 _SHARED_ATTENTION: Final = b"\x22\x13GroupQueryAttention"
 _DTYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -94,6 +95,8 @@ class OnnxRuntimeEngine:
         self._kv = (kv_heads, head_size, _DTYPES[past.type])
         self.shares_buffers = _mentions(path, _SHARED_ATTENTION)
         self._chunk = max(32, min(_MAX_CHUNK, _OUTPUT_FLOATS // self.vocab_size))
+        original = self._session.get_modelmeta().custom_metadata_map.get(_ORIGINAL_CONTEXT_KEY)
+        self._original_context = int(original) if original and original.isdecimal() else context_length
         self._position = 0
         self._names = [f"{layer}.{part}" for layer in range(self._layers) for part in ("key", "value")]
         self._cache = self._zeroed(context_length if self.shares_buffers else 0)
@@ -122,8 +125,9 @@ class OnnxRuntimeEngine:
             return self._as_float32(self._one_view)
         check_room(self, count)
         ids = np.asarray(token_ids, dtype=np.int64)
-        for start in range(0, count, self._chunk):
-            logits = self._run(ids[start : start + self._chunk])
+        step = self._step(count)
+        for start in range(0, count, step):
+            logits = self._run(ids[start : start + step])
         last: Logits = logits[-1]
         return last
 
@@ -132,8 +136,9 @@ class OnnxRuntimeEngine:
         check_room(self, len(token_ids))
         ids = np.asarray(token_ids, dtype=np.int64)
         result = np.empty((len(ids), self.vocab_size), np.float32)
-        for start in range(0, len(ids), self._chunk):
-            piece = ids[start : start + self._chunk]
+        step = self._step(len(ids))
+        for start in range(0, len(ids), step):
+            piece = ids[start : start + step]
             result[start : start + len(piece)] = self._run(piece)
         self.rewind(0)
         return result
@@ -151,6 +156,11 @@ class OnnxRuntimeEngine:
         self._session = None
         self._one = None
         self._cache = []
+
+    def _step(self, count: int) -> int:
+        """Return how many of ``count`` more tokens are run at a time: all, where LongRoPE looks at their number."""
+        crosses = self._position <= self._original_context < self._position + count
+        return count if crosses else self._chunk
 
     def _run(self, ids: NDArray[np.int64]) -> Logits:
         """Run a piece of a prompt: logits ``[len(ids), vocab]``."""

@@ -137,6 +137,31 @@ def test_logits_equal_torch_for_a_real_model(shared_data: Path, tmp_path: Path) 
     assert largest_difference(shared_data / "stories260K-hf", tmp_path, 200) < 1e-3
 
 
+def test_a_prompt_that_crosses_longropes_original_context_has_the_long_factors_throughout(
+    tiny_phi3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The engine runs prompts in pieces, and each piece by itself would still be within the original context of 64.
+    monkeypatch.setattr("edgestill.runtime.engines.onnxruntime._MAX_CHUNK", 32)
+    assert largest_difference(tiny_phi3, tmp_path, 150) < 1e-4
+    artifact = Artifact.open(tmp_path / "onnx-fp32")
+    assert any("grows past 64 tokens" in note for note in artifact.notes)
+    reference, engine = open_engine(locate_model(tiny_phi3), threads=1), onnx_engine(artifact)
+    ids = list(range(10, 140))
+    assert np.abs(reference.append(ids) - engine.append(ids)).max() < 1e-4
+
+
+def test_phi3_has_transformers_default_of_the_original_context(tiny_phi3: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_phi3, tmp_path / "unsaid")
+    config = json.loads((folder / "config.json").read_text())
+    del config["original_max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with Weights(Checkpoint.open(folder)) as weights:
+        rope = describe_checkpoint(Checkpoint.open(folder), weights).rope
+    assert rope is not None
+    assert rope.scaling is not None
+    assert rope.scaling.original_context == transformers.Phi3Config().original_max_position_embeddings
+
+
 def test_token_by_token_equals_the_whole_prompt(tiny_checkpoint: Path, tmp_path: Path) -> None:
     engine = onnx_engine(export_onnx(Checkpoint.open(tiny_checkpoint), "fp32", tmp_path))
     ids = list(range(10, 50))

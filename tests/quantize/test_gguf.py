@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def test_a_quantised_file_is_smaller_loads_and_stays_near(
         assert np.isfinite(engine.logits([1, 2, 3])).all()
     finally:
         engine.close()
+
+
+def test_what_the_source_s_notes_say_is_kept(source: Artifact, tmp_path: Path) -> None:
+    noted = replace(source, notes=("the tokenizer composes its input",))
+    assert quantize_artifact(noted, "q8_0", tmp_path).notes == noted.notes
 
 
 def test_llama_cpp_s_fallback_is_named_in_the_notes(source: Artifact, tmp_path: Path) -> None:
