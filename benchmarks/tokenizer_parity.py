@@ -178,7 +178,7 @@ def told(result: dict[str, Any]) -> str:
         return f"refused ({result['refused'][:160]})"
     if "crashed" in result:
         return f"crashed ({result['crashed']})"
-    beyond = f", of {result['touched']} beyond its notes {result['touched_differ']}" if result["touched"] else ""
+    beyond = f" ({result['touched_differ']} of {result['touched']} that its notes exclude)" if result["touched"] else ""
     return f"{result['differ']} of {result['texts']} differ{beyond}"
 
 

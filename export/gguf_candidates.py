@@ -88,8 +88,10 @@ def candidates(original: SourceTokenizer, tokenizer: GgufTokenizer) -> Iterator[
             yield Candidate(way, (*limits, *own_limits))
     else:
         yield from _character_bpe(original, _spaces_as_spaces(tokenizer), added, limits)
-        if (written := written_spaces(added)) is not None:
-            yield from _character_bpe(original, _spaces_as_usual(tokenizer), added, [*limits, written])
+        usual = _spaces_as_usual(tokenizer)
+        ordinary = {token for token, kind in zip(usual.tokens, usual.types, strict=True) if kind == NORMAL}
+        if (written := written_spaces(added, ordinary)) is not None:
+            yield from _character_bpe(original, usual, added, [*limits, written])
 
 
 def _pre_types(original: SourceTokenizer) -> list[str]:

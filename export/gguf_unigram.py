@@ -44,8 +44,9 @@ def unigram_candidates(
         # Written in a text as they are, these are found before any of their letters is.
         rules |= {token.encode(): token.encode() for token in BYTE_TOKENS if text.rewritten(token) == token}
         tokenizer = replace(tokenizer, byte_fallback=True, notes=(*tokenizer.notes, BYTE_NOTE))
-    tokenizer = _added_apart(tokenizer, text)
-    written = written_spaces(added)
+    tokenizer = _added_apart(original, tokenizer, text)
+    ordinary = {token for token, kind in zip(tokenizer.tokens, tokenizer.types, strict=True) if kind == NORMAL}
+    written = written_spaces(added, ordinary)
     limits = [
         *([written] if written is not None else []),
         Limit(
@@ -120,18 +121,18 @@ def _with_last_space(rules: dict[bytes, bytes], spaces: set[bytes]) -> dict[byte
     return {**continued, **followed, **after, b" ": SPACE.encode()}
 
 
-def _added_apart(tokenizer: GgufTokenizer, text: UnigramText) -> GgufTokenizer:
+def _added_apart(original: SourceTokenizer, tokenizer: GgufTokenizer, text: UnigramText) -> GgufTokenizer:
     """Keep user-defined tokens from the rewriting: llama.cpp leaves what begins as one of them as it is.
 
-    Those that are spaces become ordinary tokens, and those that begin as characters which must be rewritten, or as
-    part of a character, control tokens.
+    Those with spaces in them that a text's own spaces may become are ordinary tokens; those that begin as characters
+    which must be rewritten, or as part of a character, control tokens.
     """
     types = list(tokenizer.types)
     shown = []
     for token_id, (token, kind) in enumerate(zip(tokenizer.tokens, tokenizer.types, strict=True)):
         if kind != USER_DEFINED:
             continue
-        if SPACE in token:
+        if SPACE in token and len(original.cut(token)) == 1:
             types[token_id] = NORMAL
         elif not token.isascii() or any(rule[0] in token for rule in text.rules):
             types[token_id] = CONTROL

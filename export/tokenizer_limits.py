@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -161,9 +161,9 @@ def character_limits(original: SourceTokenizer, added: AddedTokens) -> list[Limi
     return limits
 
 
-def written_spaces(added: AddedTokens) -> Limit | None:
-    """Return the limit of added tokens with U+2581 in them, where they are written as ordinary tokens."""
-    texts = [one["content"] for one in added.entries if "\u2581" in one["content"] and not one.get("special")]
+def written_spaces(added: AddedTokens, ordinary: Collection[str]) -> Limit | None:
+    """Return the limit of added tokens with U+2581 in them that are written as ``ordinary`` tokens."""
+    texts = [one["content"] for one in added.entries if "\u2581" in one["content"] and one["content"] in ordinary]
     note = "this tokenizer takes U+2581 in a text for one of its added tokens, llama.cpp for a space"
     return Limit(note, _any_of(texts, "", "")) if texts else None
 
