@@ -2,8 +2,8 @@
 
     python benchmarks/classifiers.py --data FOLDER [--scratch FOLDER] [--kinds bert,llama]
 
-For each kind a small model is trained from scratch on ``FOLDER/train.csv`` (torch, a minute or two on an idle core),
-with a tokenizer trained on it too: WordPiece for the encoders, byte-level BPE for the decoders. Then the commands
+For each kind a small model is trained from scratch on ``FOLDER/train.csv`` (torch, a minute or two on one core), with a
+tokenizer trained on it too: WordPiece for the encoders, byte-level BPE for the decoders. Then the commands
 ``edgestill export --format onnx-portable``, ``edgestill quantize --to int8`` and ``edgestill eval`` on all of
 ``FOLDER/test.csv`` run as a user runs them. The scratch folder is deleted unless it was given; a model that is there
 already isn't trained again.
