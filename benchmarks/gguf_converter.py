@@ -103,6 +103,7 @@ STATED = {
     "general.name": "theirs is the folder's name; ours doesn't depend on where the checkpoint lies",
     "edgestill.version": "ours: where the file comes from",
     "edgestill.checkpoint_sha256": "ours: where the file comes from",
+    "general.sampling.penalty_repeat": "ours: generation_config.json's repetition_penalty",
     "*.vocab_size": "ours is always said; llama.cpp counts the tokens otherwise",
     "*.rope.dimension_count": "ours is always said; llama.cpp derives the same",
     "*.rope.freq_base": "ours is always said; llama.cpp derives the same",

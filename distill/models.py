@@ -70,7 +70,8 @@ def save_model(model: Any, tokenizer_source: Checkpoint, folder: Path) -> None:
     """Write config, generation config and safetensors, with the tokenizer and licence files of ``tokenizer_source``."""
     with quiet_transformers():
         model.save_pretrained(folder)
-    for file in (*tokenizer_source.tokenizer_files(), *tokenizer_source.license_files()):
+    tokenizer_source.copy_tokenizer(folder)
+    for file in tokenizer_source.license_files():
         shutil.copyfile(file, folder / file.name)
     settings = folder / "generation_config.json"
     if not settings.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,10 +32,15 @@ TOKENIZER_FILES: Final = (
     "added_tokens.json",
     "chat_template.jinja",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "vocab.json",
     "merges.txt",
 )
 """Files that make up the tokenizer and chat template of a Hugging Face folder, where present."""
+
+CHAT_TEMPLATES_FOLDER: Final = "additional_chat_templates"
+"""Where transformers 5 keeps the chat templates that have a name of their own, as ``NAME.jinja``."""
 
 CONFIG_FILES: Final = ("config.json", "generation_config.json")
 
@@ -75,7 +81,19 @@ class Checkpoint:
 
     def tokenizer_files(self) -> list[Path]:
         """Return the tokenizer and chat-template files that exist."""
-        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        files = [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
+        return [*files, *sorted((self.path / CHAT_TEMPLATES_FOLDER).glob("*.jinja"))]
+
+    def relative(self, file: Path) -> str:
+        """Return the name of one of the checkpoint's files below its folder, with forward slashes."""
+        return file.relative_to(self.path).as_posix()
+
+    def copy_tokenizer(self, folder: Path) -> None:
+        """Copy the tokenizer and chat-template files into another folder, under the same names."""
+        for file in self.tokenizer_files():
+            target = folder / self.relative(file)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
     def license_files(self) -> list[Path]:
         """Return the licence and notice files, sorted by name."""
@@ -89,7 +107,9 @@ class Checkpoint:
         files = [*configs, *self.weight_files(), *self.tokenizer_files()]
         with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
             digests = pool.map(sha256_file, files)
-            return sha256_json(sorted([file.name, digest] for file, digest in zip(files, digests, strict=True)))
+            return sha256_json(
+                sorted([self.relative(file), digest] for file, digest in zip(files, digests, strict=True))
+            )
 
 
 def split_name(name: str) -> tuple[str, str]:

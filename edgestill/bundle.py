@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
@@ -123,7 +123,7 @@ class Contents:
     context_length: int
     headline: Headline | None
     artifacts: Sequence[tuple[Artifact, BundleArtifact]]
-    tokenizer_files: Sequence[Path]
+    tokenizer_files: Mapping[str, Path]
     golden: str
     report_html: str
     licenses: dict[str, str]
@@ -141,8 +141,8 @@ def pack_bundle(contents: Contents, out_dir: Path) -> Bundle:
         for artifact, described in contents.artifacts:
             for name in files_below(artifact.folder):
                 _place(artifact.folder / name, folder / "artifacts" / described.name / name)
-        for tokenizer_file in contents.tokenizer_files:
-            _place(tokenizer_file, folder / "tokenizer" / tokenizer_file.name)
+        for tokenizer_name, tokenizer_file in contents.tokenizer_files.items():
+            _place(tokenizer_file, folder / "tokenizer" / tokenizer_name)
         write_text(folder / GOLDEN_FILE, contents.golden)
         write_text(folder / REPORT_FILE, contents.report_html)
         for license_name, license_text in contents.licenses.items():

@@ -93,7 +93,7 @@ def write_bundle(
         context_length=context,
         headline=headline,
         artifacts=artifacts,
-        tokenizer_files=checkpoint.tokenizer_files(),
+        tokenizer_files={checkpoint.relative(file): file for file in checkpoint.tokenizer_files()},
         golden=golden,
         report_html=report_html,
         licenses=licenses_of(checkpoint, license),

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgestill.artifact import Checkpoint
+from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.export.architectures import Decoder
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FILE_TYPES: Final = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}
 _MAX_CARD_BYTES: Final = 1 << 20
+_MOST_SAMPLING: Final = 1 << 20
 
 
 def add_metadata(
@@ -82,6 +83,7 @@ def _add_general(
     # Not the folder's name: the same checkpoint gives the same bytes wherever it lies.
     card.name = rename(card.name or f"{decoder.gguf_architecture} {label}")
     card.size_label = card.size_label or label
+    _add_sampling(card, checkpoint)
     writer.add_type("model")
     card.set_gguf_meta_model(writer)
 
@@ -103,3 +105,22 @@ def _model_card(folder: Path) -> dict[str, object]:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _add_sampling(card: gguf.Metadata, checkpoint: Checkpoint) -> None:
+    """Set ``general.sampling.*`` to what generation_config.json says, where it is a number that can be."""
+    path = checkpoint.path / "generation_config.json"
+    found = read_json_object(path) if path.is_file() else {}
+
+    def number(key: str) -> float | None:
+        value = found.get(key)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST_SAMPLING
+        return float(value) if usable and isinstance(value, int | float) else None
+
+    top_k = found.get("top_k")
+    if type(top_k) is int and 0 < top_k < _MOST_SAMPLING:
+        card.sampling_top_k = top_k
+    card.sampling_top_p = number("top_p")
+    card.sampling_min_p = number("min_p")
+    card.sampling_temp = number("temperature")
+    card.sampling_penalty_repeat = number("repetition_penalty")

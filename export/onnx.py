@@ -97,5 +97,6 @@ def _write(
 def copy_companions(checkpoint: Checkpoint, folder: Path) -> None:
     """Copy configuration, tokenizer and chat template into an artifact's folder."""
     configs = [checkpoint.path / name for name in CONFIG_FILES if (checkpoint.path / name).is_file()]
-    for file in [*configs, *checkpoint.tokenizer_files()]:
+    for file in configs:
         shutil.copyfile(file, folder / file.name)
+    checkpoint.copy_tokenizer(folder)

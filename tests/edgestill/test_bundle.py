@@ -52,7 +52,7 @@ def bundle(tmp_path: Path) -> Bundle:
                 ),
             )
         ],
-        tokenizer_files=[tmp_path / "tokenizer.json"],
+        tokenizer_files={"tokenizer.json": tmp_path / "tokenizer.json"},
         golden="",
         report_html="<p>",
         licenses={"STATED.txt": "MIT\n"},

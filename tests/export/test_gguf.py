@@ -297,6 +297,18 @@ def test_the_model_card_goes_into_the_metadata(tiny_checkpoint: Path, tmp_path: 
     assert keys["general.name"] == "phi 3 dream"
 
 
+def test_generation_defaults_go_into_the_metadata(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _edited(tiny_checkpoint, tmp_path / "defaults")
+    defaults = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1, "min_p": "high"}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 4], **defaults}))
+    keys = _keys(export_checkpoint(Checkpoint.open(folder), "gguf", "f16", tmp_path))
+    assert keys["general.sampling.temp"] == pytest.approx(0.7)
+    assert keys["general.sampling.top_p"] == pytest.approx(0.9)
+    assert keys["general.sampling.top_k"] == 20
+    assert keys["general.sampling.penalty_repeat"] == pytest.approx(1.1)
+    assert "general.sampling.min_p" not in keys
+
+
 @pytest.mark.parametrize("card", ["---\n: [\n---\n", "---\nlicense: 3\ntags: {a: 1}\nbase_model: [1]\n---\n", "\0", ""])
 def test_a_model_card_that_says_nothing_usable_is_left_out(card: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = _edited(tiny_checkpoint, tmp_path / "carded")

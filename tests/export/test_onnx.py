@@ -199,6 +199,19 @@ def test_tokenizer_template_and_configuration_travel_with_the_graph(tiny_checkpo
     assert artifact.parent == Checkpoint.open(tiny_checkpoint).sha256()
 
 
+def test_named_chat_templates_and_generation_defaults_travel_too(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "named")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.3}))
+    before = Checkpoint.open(folder).sha256()
+    artifact = export_onnx(Checkpoint.open(folder), "fp32", tmp_path / "out")
+    for name in ("additional_chat_templates/tool_use.jinja", "generation_config.json"):
+        assert (artifact.folder / name).read_bytes() == (folder / name).read_bytes()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ other }}")
+    assert Checkpoint.open(folder).sha256() != before
+
+
 def test_padded_heads_are_told(tmp_path: Path) -> None:
     folder = random_llama(tmp_path / "checkpoint", head_dim=8)
     artifact = export_onnx(Checkpoint.open(folder), "fp32", tmp_path / "out")
