@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -93,7 +94,9 @@ def make_checkpoint(name: str, tokenizers: Path, folder: Path, shard_bytes: int 
 def measure(command: list[str]) -> tuple[float, float, float]:
     """Run a command; return (wall seconds, peak RssAnon, peak RSS in MB). Raises when it fails."""
     begun = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # To a file: a pipe that nobody reads would stop a command with much to say.
+    said = tempfile.TemporaryFile()  # noqa: SIM115
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
     peaks = {"RssAnon": 0, "VmHWM": 0}
     while process.poll() is None:
         try:
@@ -105,8 +108,8 @@ def measure(command: list[str]) -> tuple[float, float, float]:
             pass
         time.sleep(0.05)
     wall = time.monotonic() - begun
-    assert process.stderr is not None
-    message = process.stderr.read().decode(errors="replace")
+    said.seek(0)
+    message = said.read().decode(errors="replace")
     if process.returncode:
         raise SystemExit(f"{command[0]} failed: {message[-2000:]}")
     return wall, peaks["RssAnon"] / 1000, peaks["VmHWM"] / 1000

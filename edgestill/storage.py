@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import uuid
@@ -19,15 +20,24 @@ from typing import Final
 from edgestill.errors import disk_errors
 
 PARTIAL_SUFFIX: Final = ".partial"
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 64 << 20
+"""Large, as each piece takes the interpreter twice: beside other work, up to 5 ms of waiting each time."""
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes as lower-case hex."""
+    """Return the sha256 of a file's bytes as lower-case hex; memory that was read for it is let go of."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        size = os.fstat(file.fileno()).st_size
+        if size < _CHUNK:
+            digest.update(file.read())
+            return digest.hexdigest()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            for start in range(0, size, _CHUNK):
+                with view[start : start + _CHUNK] as piece:
+                    digest.update(piece)
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    mapped.madvise(mmap.MADV_DONTNEED, start, min(_CHUNK, size - start))
     return digest.hexdigest()
 
 

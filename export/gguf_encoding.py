@@ -49,8 +49,7 @@ def _f32(stored: Stored) -> NDArray[Any]:
 
 def _f16(stored: Stored) -> NDArray[Any]:
     if stored.dtype == np.uint16:
-        # There are 65,536 of them: looking up is three times as fast as rounding.
-        written = np.take(_f16_of_bf16(), stored)
+        written = _f16_of_bf16_bits(np.ascontiguousarray(stored))
     else:
         with np.errstate(over="ignore"):
             written = np.ascontiguousarray(stored, dtype="<f2")
@@ -63,8 +62,18 @@ def _f16(stored: Stored) -> NDArray[Any]:
     return written
 
 
+def _f16_of_bf16_bits(bits: NDArray[np.uint16]) -> NDArray[Any]:
+    """Convert BF16's bits: by shifting where both types are normal, which is exact, and by a table elsewhere."""
+    sizes = bits & np.uint16(0x7FFF)
+    written = ((sizes - np.uint16(0x3800)) << np.uint16(3)) | (bits & np.uint16(0x8000))
+    # From 2^-14 (0x3880) up to 2^16 (0x4780): a smaller one wraps round to more.
+    others = np.nonzero(sizes - np.uint16(0x3880) >= np.uint16(0x0F00))
+    written[others] = _f16_table().view(np.uint16)[bits[others]]
+    return written.view("<f2")
+
+
 @functools.cache
-def _f16_of_bf16() -> NDArray[Any]:
+def _f16_table() -> NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):
         return float32(np.arange(1 << 16, dtype=np.uint16)).astype("<f2")
 

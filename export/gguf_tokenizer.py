@@ -129,10 +129,10 @@ class GgufTokenizer:
 def open_writer(path: Path, architecture: str) -> gguf.GGUFWriter:
     """Open a GGUF writer. Raises MissingDependencyError when the package ``gguf`` isn't installed."""
     try:
-        import gguf
+        from edgestill.export.gguf_writer import Writer
     except ImportError as error:
-        raise MissingDependencyError("GGUF export needs the package gguf: pip install 'edgestill[gguf]'") from error
-    return gguf.GGUFWriter(path, architecture)
+        raise MissingDependencyError("GGUF export needs the package gguf: pip install 'edgestill[export]'") from error
+    return Writer(path, architecture)
 
 
 def read_tokenizer(checkpoint: Checkpoint, source: SourceTokenizer, rows: int) -> GgufTokenizer:

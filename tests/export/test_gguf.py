@@ -297,6 +297,26 @@ def test_the_model_card_goes_into_the_metadata(tiny_checkpoint: Path, tmp_path: 
     assert keys["general.name"] == "phi 3 dream"
 
 
+def test_the_writer_writes_the_library_s_bytes(tmp_path: Path) -> None:
+    from edgestill.export.gguf_writer import Writer
+
+    def written(kind: Any, path: Path) -> bytes:
+        writer = kind(path, "llama")
+        writer.add_token_list(("a", "", "\u2581ü", "\U0001f600"))
+        writer.add_token_scores([0.5, -1.0, 3e38])
+        writer.add_token_types((1, 3, -6))
+        writer.add_array("mixed.bytes", [b"a", b"bc"])
+        writer.add_array("booleans", [True, False])
+        writer.add_bool("one", True)
+        writer.add_string("text", "é")
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        return path.read_bytes()
+
+    assert written(Writer, tmp_path / "ours") == written(gguf.GGUFWriter, tmp_path / "theirs")
+
+
 def test_generation_defaults_go_into_the_metadata(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = _edited(tiny_checkpoint, tmp_path / "defaults")
     defaults = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1, "min_p": "high"}
