@@ -65,7 +65,7 @@ def _f16(stored: Stored) -> NDArray[Any]:
 def _f16_of_bf16_bits(bits: NDArray[np.uint16]) -> NDArray[Any]:
     """Convert BF16's bits: by shifting where both types are normal, which is exact, and by a table elsewhere."""
     sizes = bits & np.uint16(0x7FFF)
-    written = ((sizes - np.uint16(0x3800)) << np.uint16(3)) | (bits & np.uint16(0x8000))
+    written: NDArray[np.uint16] = ((sizes - np.uint16(0x3800)) << np.uint16(3)) | (bits & np.uint16(0x8000))
     # From 2^-14 (0x3880) up to 2^16 (0x4780): a smaller one wraps round to more.
     others = np.nonzero(sizes - np.uint16(0x3880) >= np.uint16(0x0F00))
     written[others] = _f16_table().view(np.uint16)[bits[others]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from edgestill.progress import Task
 
 GGUF_PRECISIONS: Final = MappingProxyType({"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0})
 _CHUNK_BYTES: Final = 2 << 20
+_FLUSH_BYTES: Final = 256 << 20
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ROLES: Final = MappingProxyType(
@@ -83,6 +85,9 @@ class HashedFile:
         self._hash = hashlib.sha256(path.read_bytes())
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[None] | None = None
+        self._flusher = ThreadPoolExecutor(1)
+        self._flushing: Future[None] | None = None
+        self._unflushed = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append ``data``, which must not change afterwards."""
@@ -90,6 +95,11 @@ class HashedFile:
         self._file.write(data)
         self._wait()
         self._running = self._thread.submit(self._hash.update, data)
+        self._unflushed += len(data)
+        # The file is synced when it is whole; what reaches the disk before isn't waited for then.
+        if self._unflushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._flushing = self._flusher.submit(os.fsync, self._file.fileno())
+            self._unflushed = 0
 
     def align(self, alignment: int) -> None:
         """Append zeros up to a multiple of ``alignment``."""
@@ -106,6 +116,7 @@ class HashedFile:
 
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
+        self._flusher.shutdown()
 
     def _wait(self) -> None:
         if self._running is not None:
