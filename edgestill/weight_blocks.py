@@ -12,8 +12,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SEARCH_STEPS: Final = 8
-_STEP: Final = 0.1
+_COARSE_STEPS: Final = 4
+_COARSE_STEP: Final = 0.2
+_FINE_STEP: Final = 0.1
 
 
 class Blocks(NamedTuple):
@@ -67,21 +68,38 @@ def _search_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float32
     """Return the scales of least squared error among those tried.
 
     For rounded values r of a block b the best scale is (r.b) / (r.r), and it leaves an error of
-    b.b - (r.b)^2 / (r.r): the largest second term wins.
+    b.b - (r.b)^2 / (r.r): the largest second term wins. Rounding is tried with the largest value at -half plus
+    offsets, coarse ones first, then those beside each block's best.
     """
     half = 1 << (bits - 1)
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    # A block is a column: sums over it are sums of rows, which is fast.
+    columns = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]).T)
+    largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)[0]
     best: NDArray[np.float32] = np.zeros_like(largest)
-    best_gain = np.zeros_like(largest)
-    for step in range(-_SEARCH_STEPS, _SEARCH_STEPS + 1):
-        rounded = _round(blocks, largest / np.float32(-half + _STEP * step), bits)
-        norms = np.einsum("rbi,rbi->rb", rounded, rounded)
-        products = np.einsum("rbi,rbi->rb", rounded, blocks)
+    best_gain, best_offset = np.zeros_like(largest), np.zeros_like(largest)
+    rounded = np.empty_like(columns)
+
+    def attempt(offset: NDArray[np.float32]) -> None:
+        nonlocal best, best_gain, best_offset
+        # The rounding scale is largest / (offset - half).
+        inverse = np.divide(offset - np.float32(half), largest, out=np.zeros_like(largest), where=largest != 0)
+        np.multiply(columns, inverse, out=rounded)
+        np.rint(rounded, out=rounded)
+        np.clip(rounded, -half, half - 1, out=rounded)
+        norms = np.einsum("in,in->n", rounded, rounded)
+        products = np.einsum("in,in->n", rounded, columns)
         scales = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
         gain = scales * products
         better = gain > best_gain
         best, best_gain = np.where(better, scales, best), np.where(better, gain, best_gain)
-    return best
+        best_offset = np.where(better, offset, best_offset)
+
+    for step in range(-_COARSE_STEPS, _COARSE_STEPS + 1):
+        attempt(np.full_like(largest, _COARSE_STEP * step))
+    centre = best_offset
+    for side in (-_FINE_STEP, _FINE_STEP):
+        attempt(centre + np.float32(side))
+    return best.reshape(blocks.shape[:-1])
 
 
 def _pack(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
