@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -47,6 +47,9 @@ from edgestill.sections import (
     TrainedTeacher,
     TransformersTeacher,
 )
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = [
     "AnthropicTeacher",
@@ -279,7 +282,15 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    return _printable(_problem(error.errors()[0]))
+
+
+def _printable(text: str) -> str:
+    """Escape what would break a message's one line: a user's keys and values may hold any character."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def _problem(problem: ErrorDetails) -> str:
     where = _dotted(problem["loc"])
     given = problem["input"]
     if problem["type"] == "extra_forbidden":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgestill.errors import RecipeError
@@ -114,6 +114,9 @@ json_values = st.recursive(
 
 
 @given(key=st.sampled_from(sorted(Recipe.model_fields)), value=json_values)
+@example(key="task_options", value={"\n": None})
+@example(key="data", value={"\u2028": 1})
+@example(key="student", value={"kind": "a\nb"})
 def test_any_value_under_a_known_key_is_read_or_refused(key: str, value: object) -> None:
     recipe = {**yaml.safe_load(SOUND), key: value}
     try:
