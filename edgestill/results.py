@@ -145,6 +145,22 @@ class Parity(Record):
     tokenizer: TokenizerParity | None = None
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def refused(cls, file: str, reference: str, texts: int, reason: str, cases: tuple[ParityCase, ...] = ()) -> Parity:
+        """Return the parity of a ``file`` whose logits can't be had, with the ``cases`` compared before."""
+        why = f"{file} was refused: {reason}"
+        return cls(
+            reference=reference,
+            texts=texts,
+            positions=0,
+            top1_agreement=Figure.missing("fraction", why),
+            mean_kl=Figure.missing("nats", why),
+            max_abs_diff=Figure.missing("logits", why),
+            passed=False,
+            reasons=(reason,),
+            cases=cases,
+        )
+
 
 class ArtifactRecord(Record):
     """One file set as ``export`` and ``quantize`` print it."""

@@ -5,6 +5,7 @@ The gates are those of :mod:`edgestill.export.parity`: a recipe's own, and for f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,16 @@ def check_classifier_parity(
 
     ``positions`` are texts as they were run: each alone, and each in a batch. KL(reference || file) is over labels.
     """
+    refused = functools.partial(Parity.refused, artifact.name, reference.name, len(reference.texts))
     try:
         with Classifier.open(artifact.model_path, context_length=LONGEST) as classifier:
             if classifier.labels != reference.labels:
-                return _refused(reference, artifact, f"its labels aren't the {len(reference.labels)} of the reference")
+                return refused(f"its labels aren't the {len(reference.labels)} of the reference")
             found = _logits(classifier, reference.texts, f"parity of {artifact.name}", progress)
     except ModelFileError as error:
-        return _refused(reference, artifact, str(error))
+        return refused(str(error))
     if not np.isfinite(found).all():
-        return _refused(reference, artifact, "logits not finite")
+        return refused("logits not finite")
     expected, rows = reference.logits, len(reference.logits)
     best = found.argmax(axis=-1)
     margin = expected.max(axis=-1) - expected[np.arange(rows), best]
@@ -128,17 +130,3 @@ def _logits(classifier: Classifier, texts: Sequence[list[int]], label: str, prog
             rows.append(classifier.logits(batch))
             task.advance()
     return np.concatenate(rows)
-
-
-def _refused(reference: ClassifierReference, artifact: Artifact, reason: str) -> Parity:
-    why = f"{artifact.name} was refused: {reason}"
-    return Parity(
-        reference=reference.name,
-        texts=len(reference.texts),
-        positions=0,
-        top1_agreement=Figure.missing("fraction", why),
-        mean_kl=Figure.missing("nats", why),
-        max_abs_diff=Figure.missing("logits", why),
-        passed=False,
-        reasons=(reason,),
-    )

@@ -87,11 +87,12 @@ def _write(path: Path, final: Path, source: Source, weights: Weights, precision:
         assert writer.fout is not None
         alignment = writer.data_alignment
         padded = sum(-(-tensor.nbytes // alignment) * alignment for tensor in tensors)
-        announce_size(progress, final, path.parent, -(-writer.fout[0].tell() // alignment) * alignment + padded)
+        size = -(-writer.fout[0].tell() // alignment) * alignment + padded
+        announce_size(progress, final, path.parent, size)
         total = sum(tensor.nbytes for tensor in tensors)
         with (
             progress.task(f"gguf-{precision}", total, "bytes") as task,
-            HashedFile(writer.fout[0], path) as file,
+            HashedFile(writer.fout[0], path, size) as file,
         ):
             write_tensors(tensors, file, alignment, task, source.checkpoint.path)
             return file.hexdigest()

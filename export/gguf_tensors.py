@@ -26,7 +26,8 @@ from edgestill.progress import Task
 
 GGUF_PRECISIONS: Final = MappingProxyType({"f32": F32, "f16": F16, "bf16": BF16, "q8_0": Q8_0})
 _CHUNK_BYTES: Final = 2 << 20
-_FLUSH_BYTES: Final = 256 << 20
+_FLUSH_BYTES: Final = 64 << 20
+_LARGE_FILE: Final = 1 << 30
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ROLES: Final = MappingProxyType(
@@ -77,10 +78,15 @@ class GgufTensor:
 
 
 class HashedFile:
-    """Writes to a file and hashes, on a thread of its own, all that is in it; ``hexdigest`` is its sha256."""
+    """Writes to a file and hashes, on a thread of its own, all that is in it; ``hexdigest`` is its sha256.
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    A file of 1 GiB or more (``size`` bytes are expected) leaves the page cache as it reaches the disk: whatever the
+    model's size, converting it doesn't push out what other programs have there, or fill a container's memory.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path, size: int) -> None:
         file.flush()
+        self._leaves_cache = size >= _LARGE_FILE and hasattr(os, "posix_fadvise")
         self._file = file
         self._hash = hashlib.sha256(path.read_bytes())
         self._thread = ThreadPoolExecutor(1)
@@ -98,8 +104,14 @@ class HashedFile:
         self._unflushed += len(data)
         # The file is synced when it is whole; what reaches the disk before isn't waited for then.
         if self._unflushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
-            self._flushing = self._flusher.submit(os.fsync, self._file.fileno())
+            self._flushing = self._flusher.submit(self._flush)
             self._unflushed = 0
+
+    def _flush(self) -> None:
+        os.fsync(self._file.fileno())
+        if self._leaves_cache:
+            # Pages written since are dirty still, and stay.
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def align(self, alignment: int) -> None:
         """Append zeros up to a multiple of ``alignment``."""

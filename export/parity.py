@@ -9,6 +9,7 @@ the prompt run at once.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final, cast
 
@@ -62,6 +63,7 @@ def check_parity(
     from edgestill.runtime.engines import open_engine
     from edgestill.runtime.model_source import locate_model
 
+    refused = functools.partial(Parity.refused, artifact.name, reference.name, len(reference.texts))
     rows: dict[str, ParityCase] = {}
     notes: list[str] = []
     tokenizer: TokenizerParity | None = None
@@ -71,10 +73,10 @@ def check_parity(
             try:
                 engine = open_engine(locate_model(artifact.model_path), context_length=session.context_length)
             except ModelFileError as error:
-                return _refused(artifact, reference, str(error))
+                return refused(str(error))
             try:
                 if reason := _unfit(engine, session, reference):
-                    return _refused(artifact, reference, reason)
+                    return refused(reason)
                 check = _Check(artifact, reference, engine, session, task)
                 for case in session.cases:
                     rows[case.name] = check.case(case)
@@ -83,7 +85,7 @@ def check_parity(
                 if tokenizer is None and reference.tokens is not None:
                     tokenizer = _tokenizer_parity(artifact, reference, engine)
             except (_NotFiniteError, ModelFileError) as error:
-                return _refused(artifact, reference, str(error), tuple(rows.values()))
+                return refused(str(error), tuple(rows.values()))
             finally:
                 engine.close()
 
@@ -247,19 +249,4 @@ def _not_run(case: Case, why: str) -> ParityCase:
         max_abs_diff=Figure.missing("logits", why),
         passed=None,
         note=why,
-    )
-
-
-def _refused(artifact: Artifact, reference: Reference, reason: str, cases: tuple[ParityCase, ...] = ()) -> Parity:
-    why = f"{artifact.name} was refused: {reason}"
-    return Parity(
-        reference=reference.name,
-        texts=len(reference.texts),
-        positions=0,
-        top1_agreement=Figure.missing("fraction", why),
-        mean_kl=Figure.missing("nats", why),
-        max_abs_diff=Figure.missing("logits", why),
-        passed=False,
-        reasons=(reason,),
-        cases=cases,
     )

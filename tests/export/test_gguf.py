@@ -222,8 +222,12 @@ def test_chunks_smaller_than_a_tensor_give_the_same_bytes(
 ) -> None:
     whole = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "a")
     monkeypatch.setattr("edgestill.export.gguf_tensors._CHUNK_BYTES", 700)
+    # As a large file is written: it leaves the page cache on its way.
+    monkeypatch.setattr("edgestill.export.gguf_tensors._FLUSH_BYTES", 1000)
+    monkeypatch.setattr("edgestill.export.gguf_tensors._LARGE_FILE", 0)
     chunked = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f32", tmp_path / "b")
     assert whole.sha256 == chunked.sha256
+    assert whole.model_path.read_bytes() == chunked.model_path.read_bytes()
 
 
 def test_the_chat_template_travels_in_the_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
