@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgestill.artifact import Checkpoint, read_json_object
 from edgestill.errors import CheckpointError
 
 _MOST_TOKENS: Final = 1 << 24
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{8}")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _check_ids(path: Path) -> None:
     """Raise CheckpointError for ids that would make the library allocate without end."""
+    # Parsing takes a quarter of a second where a vocabulary is large, and hardly a file has a number so long.
+    with contextlib.suppress(OSError):
+        if _LONG_NUMBER.search(path.read_bytes()) is None:
+            return
     values = read_json_object(path)
     model, added = values.get("model"), values.get("added_tokens")
     vocab = model.get("vocab") if isinstance(model, dict) else None
