@@ -202,7 +202,12 @@ class Latency(Record):
 
 
 class Environment(Record):
-    """Where a measurement was taken."""
+    """Where a measurement was taken, and in which state the processor was.
+
+    ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
+    degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
+    or empty where the system doesn't say.
+    """
 
     cpu: str
     cores: int
@@ -211,13 +216,18 @@ class Environment(Record):
     python: str
     versions: dict[str, str]
     load_average: float | None
+    governor: str | None = None
+    clock_mhz: tuple[float, ...] = ()
+    temperatures: dict[str, float] = {}
+    throttled: int | None = None
 
 
 class BenchRecord(Record):
     """One model measured in a fresh process.
 
     Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
-    of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition.
+    of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
+    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
     """
 
     model: str
@@ -238,6 +248,8 @@ class BenchRecord(Record):
     size_bytes: int
     warnings: tuple[str, ...] = ()
     raw: dict[str, list[float]]
+    prompt_sha256: str | None = None
+    model_sha256: str | None = None
 
 
 Role = Literal["teacher", "student", "baseline", "artifact"]
@@ -286,13 +298,15 @@ class Refused(Record):
     reasons: tuple[str, ...]
 
 
-class _Document(Record):
+class Document(Record):
+    """What a command writes as JSON; its first key names schema and version."""
+
     def to_json(self) -> str:
         """Return the document as JSON text, schema first."""
         return self.model_dump_json(indent=2, by_alias=True)
 
 
-class ArtifactsDocument(_Document):
+class ArtifactsDocument(Document):
     """What ``export`` and ``quantize`` print."""
 
     schema_: Annotated[Literal["edgestill.artifacts/1"], Field(alias="schema")] = "edgestill.artifacts/1"
@@ -300,7 +314,7 @@ class ArtifactsDocument(_Document):
     refused: tuple[Refused, ...] = ()
 
 
-class ParityDocument(_Document):
+class ParityDocument(Document):
     """``parity.json`` in an artifact's folder: what the parity check of that file found."""
 
     schema_: Annotated[Literal["edgestill.parity/1"], Field(alias="schema")] = "edgestill.parity/1"
@@ -311,7 +325,7 @@ class ParityDocument(_Document):
     parity: Parity
 
 
-class EvalDocument(_Document):
+class EvalDocument(Document):
     """What ``eval`` prints."""
 
     schema_: Annotated[Literal["edgestill.eval/1"], Field(alias="schema")] = "edgestill.eval/1"
@@ -320,7 +334,7 @@ class EvalDocument(_Document):
     results: tuple[EvalRecord, ...]
 
 
-class BenchDocument(_Document):
+class BenchDocument(Document):
     """What ``bench`` prints."""
 
     schema_: Annotated[Literal["edgestill.bench/1"], Field(alias="schema")] = "edgestill.bench/1"
@@ -328,7 +342,7 @@ class BenchDocument(_Document):
     results: tuple[BenchRecord, ...]
 
 
-class ReportDocument(_Document):
+class ReportDocument(Document):
     """``report.json``: the whole run.
 
     ``distilling_gain`` is the student's primary metric less that of the same student trained on gold alone.

@@ -73,7 +73,8 @@ def bench_model(
     Raises StageError when the worker dies (the signal and the number of finished repetitions are named)
     or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened.
     """
-    size = locate_model(model).size_bytes
+    source = locate_model(model)
+    size = source.size_bytes
     run = _measure(model, options, None, options.new_tokens, progress)
     repetitions = len(run.times)
     gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
@@ -114,6 +115,9 @@ def bench_model(
         size_bytes=size,
         warnings=tuple(_warnings(run, options, gaps)),
         raw=raw,
+        prompt_sha256=run.prompt_sha256,
+        # After the run: reading the files before it would have the load find them cached.
+        model_sha256=source.sha256(),
     )
 
 

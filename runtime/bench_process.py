@@ -18,6 +18,7 @@ class WorkerRun:
 
     loaded: Mapping[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
+    prompt_sha256: str | None = None
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
@@ -30,7 +31,7 @@ class WorkerRun:
         """Collect an event; tell whether it ends a round."""
         kind = event["event"]
         if kind == "prompt":
-            self.prompt_tokens = event["tokens"]
+            self.prompt_tokens, self.prompt_sha256 = event["tokens"], event.get("sha256")
             return False
         self.pss.append(event["pss"])
         if kind == "loaded":

@@ -21,6 +21,7 @@ from edgestill.errors import InputError
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
 from edgestill.runtime.worker import Emit, serve_request
+from edgestill.storage import sha256_json
 
 if TYPE_CHECKING:
     from edgestill.runtime.session import Generation, Session
@@ -113,8 +114,9 @@ def _workload(request: Mapping[str, Any], session: Session, emit: Emit) -> tuple
         raise InputError(
             f"{new_tokens} new tokens leave no room for a prompt in a context of {context}; ask for fewer new tokens"
         )
-    emit({"event": "prompt", "tokens": count})
-    return [prompt_ids(session, count)], new_tokens, True
+    ids = prompt_ids(session, count)
+    emit({"event": "prompt", "tokens": count, "sha256": sha256_json(ids)})
+    return [ids], new_tokens, True
 
 
 def _prompt(value: Sequence[Any]) -> list[int] | list[Message]:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from edgestill.artifact import DESCRIPTION_FILE, Artifact
 from edgestill.errors import InputError
+from edgestill.storage import sha256_file, sha256_json
 
 Kind = Literal["transformers", "gguf", "onnx"]
 
@@ -42,11 +43,19 @@ class ModelSource:
         """The size of the model's own files: weights and graph, without the tokenizer beside them."""
         if self.artifact is not None:
             return self.artifact.size_bytes
+        return sum(file.stat().st_size for file in self._files())
+
+    def sha256(self) -> str:
+        """Return the sha256 of the model's own files; an artifact's is in its description, others are read for it."""
+        if self.artifact is not None:
+            return self.artifact.sha256
+        hashes = {file.name: sha256_file(file) for file in self._files()}
+        return next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
+
+    def _files(self) -> list[Path]:
         if self.kind == "transformers":
-            files = sorted(self.path.glob("*.safetensors"))
-        else:
-            files = [self.path, *self.path.parent.glob(f"{self.path.name}.*")]
-        return sum(file.stat().st_size for file in files)
+            return sorted(self.path.glob("*.safetensors"))
+        return [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]
 
     def __str__(self) -> str:
         return self.text

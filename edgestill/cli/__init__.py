@@ -26,6 +26,7 @@ _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
     "bundle",
     "evaluate",
     "bench",
+    "compare",
     "chat",
     "report",
     "doctor",

@@ -6,11 +6,20 @@ import json
 from pathlib import Path
 
 from edgestill.bundle import Manifest
-from edgestill.results import ArtifactsDocument, BenchDocument, EvalDocument, ParityDocument, Record, ReportDocument
+from edgestill.comparison import CompareDocument
+from edgestill.results import (
+    ArtifactsDocument,
+    BenchDocument,
+    EvalDocument,
+    ParityDocument,
+    Record,
+    ReportDocument,
+)
 
 DOCUMENTS: dict[str, type[Record]] = {
     "artifacts": ArtifactsDocument,
     "bench": BenchDocument,
+    "compare": CompareDocument,
     "eval": EvalDocument,
     "manifest": Manifest,
     "parity": ParityDocument,

@@ -13,7 +13,7 @@ STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
     *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
     *("section", "sections", "filters"),
-    *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file"),
+    *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file", "comparison"),
 )
 HEAVY = frozenset(
     {

@@ -1,0 +1,112 @@
+"""``edgestill compare``: is the second model slower than the first?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgestill.cli import console
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compare")(compare)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="A model, or a result of bench --json (FILE.json or FILE.json#MODEL).")],
+    second: Annotated[str, typer.Argument(help="The same: what is compared with the first.")],
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="What decides: answer_seconds, ttft_seconds, prefill_tokens_per_second, decode_tokens_per_second, "
+            "load_seconds or pss_bytes."
+        ),
+    ] = "answer_seconds",
+    fail_if_slower: Annotated[
+        str | None,
+        typer.Option(help="Exit with status 1 when the second is shown to differ and is slower by so much, e.g. 5%."),
+    ] = None,
+    width: Annotated[str, typer.Option(help="Run until the ratio is known this well.")] = "2%",
+    max_seconds: Annotated[float, typer.Option(min=1, help="Start no further round after about this time.")] = 120.0,
+    min_rounds: Annotated[int, typer.Option(min=6, help="Rounds (a process of each) that are run at least.")] = 10,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Counted repetitions in each process.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the cores this may use).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare results of different conditions.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Run two models in turn, each time in a fresh process, or compare two results; say what differs, and how surely.
+
+    Exit status 1 with --fail-if-slower when the second is slower by that much.
+    """
+    from pathlib import Path
+
+    from edgestill.errors import GateError, InputError
+    from edgestill.runtime.bench import BenchOptions
+    from edgestill.runtime.bench_comparison import (
+        CompareOptions,
+        compare_in_turn,
+        compare_results,
+        find,
+        slower_by,
+    )
+
+    limit = None if fail_if_slower is None else _fraction("--fail-if-slower", fail_if_slower)
+    stored = [text.rpartition("#")[0].endswith(".json") or text.endswith(".json") for text in (first, second)]
+    if stored[0] != stored[1]:
+        raise InputError(f"{first} and {second}: give two models or two results, not one of each")
+    if stored[0]:
+        document = compare_results(Path(first), Path(second), metric=metric, force=force)
+    else:
+        options = CompareOptions(
+            bench=BenchOptions(
+                prompt_tokens=prompt_tokens, new_tokens=new_tokens, repetitions=repetitions, threads=threads
+            ),
+            metric=metric,
+            width=_fraction("--width", width),
+            min_rounds=min_rounds,
+            max_rounds=max(100, min_rounds),
+            max_seconds=max_seconds,
+        )
+        with console.open_progress() as progress:
+            document = compare_in_turn(first, second, options, progress=progress)
+    decided = find(document.metrics, metric)
+    if as_json:
+        console.print_json(document.to_json())
+    else:
+        rows = [
+            [
+                one.metric,
+                *(console.figure(value) for value in (one.first, one.second)),
+                _ratio(one.ratio.value, one.ratio.ci95),
+                "—" if one.p_value is None else f"{one.p_value:.3g}",
+            ]
+            for one in document.metrics
+        ]
+        console.print_table(["metric", "first", "second", "second / first", "p"], rows)
+        console.print_line(f"{metric}: {document.verdict} ({_ratio(decided.ratio.value, decided.ratio.ci95)})")
+        for line in (*document.forced, *document.warnings):
+            console.say(line)
+    if limit is not None and document.verdict in ("slower", "larger") and slower_by(decided) >= limit:
+        raise GateError(f"{second} is {document.verdict} by {slower_by(decided):.1%} in {metric}, limit {limit:.1%}")
+
+
+def _ratio(value: float | None, interval: tuple[float, float] | None) -> str:
+    shown = "—" if value is None else f"{value:.3f}"
+    return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _fraction(option: str, text: str) -> float:
+    """Return ``5%`` or ``0.05`` as 0.05. Raises InputError."""
+    from edgestill.errors import InputError
+
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 10:
+        raise InputError(f"{option} {text!r} is not a fraction; give it like 5% or 0.05")
+    return value

@@ -1,0 +1,177 @@
+"""Comparing two models: what counts as a difference, and what may not be compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgestill.cli import main
+from edgestill.comparison import CompareDocument
+from edgestill.errors import InputError
+from edgestill.results import BenchDocument, BenchRecord, Environment, Figure, Latency
+from edgestill.runtime import bench_comparison
+from edgestill.runtime.bench import BenchOptions
+from edgestill.runtime.bench_comparison import (
+    CompareOptions,
+    compare_in_turn,
+    compare_results,
+    find,
+    incomparable,
+    slower_by,
+)
+
+MACHINE = Environment(
+    cpu="cpu", cores=2, memory_bytes=1, system="Linux", python="3.11", versions={}, load_average=None,
+    governor="performance", clock_mhz=(2000.0, 2100.0), temperatures={"zone": 50.0}, throttled=0,
+)  # fmt: skip
+
+
+def record(model: str, seconds: list[float], **changes: Any) -> BenchRecord:
+    rates = [64 / value for value in seconds]
+    missing = Figure.missing("x", "not measured")
+    return BenchRecord(
+        model=model, engine="stub", threads=2, prompt_tokens=128, new_tokens=64, repetitions=len(seconds),
+        load_seconds=missing, ttft_seconds=missing, prefill_tokens_per_second=missing,
+        decode_tokens_per_second=missing, inter_token_seconds=Latency(p50=missing, p90=missing),
+        answer_seconds=missing, peak_pss_bytes=missing, peak_rss_bytes=missing, weights_bytes=missing, size_bytes=1,
+        raw={"answer_seconds": seconds, "decode_tokens_per_second": rates, "pss_bytes": [1e6, 2e6]},
+    ).model_copy(update={"prompt_sha256": "a" * 64, "model_sha256": "b" * 64, **changes})  # fmt: skip
+
+
+def noisy(slowdown: float, seed: int) -> Callable[..., BenchRecord]:
+    """A machine whose speed drifts by a fifth, processes that differ by 3%, repetitions by 1%."""
+    draw = np.random.default_rng(seed)
+    calls = 0
+
+    def bench(model: str, options: BenchOptions) -> BenchRecord:
+        nonlocal calls
+        calls += 1
+        drift = 1 + 0.2 * math.sin(calls / 7)
+        process = drift * draw.normal(1, 0.03) * (1 + slowdown if model == "second" else 1)
+        return record(model, [process * draw.normal(1, 0.01) for _ in range(options.repetitions)])
+
+    return bench
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], CompareDocument]:
+    monkeypatch.setattr(bench_comparison, "locate_model", lambda model: model)
+
+    def run(slowdown: float, seed: int) -> CompareDocument:
+        monkeypatch.setattr(bench_comparison, "bench_model", noisy(slowdown, seed))
+        return compare_in_turn("first", "second", CompareOptions(max_rounds=20))
+
+    return run
+
+
+def test_a_build_seldom_differs_from_itself(compared: Callable[[float, int], CompareDocument]) -> None:
+    different = sum(compared(0.0, seed).verdict != "no difference shown" for seed in range(200))
+    assert different <= 18  # 5% of 200, and three standard errors
+
+
+def test_a_tenth_slower_is_found_and_its_size_said(compared: Callable[[float, int], CompareDocument]) -> None:
+    for seed in range(20):
+        document = compared(0.1, seed)
+        assert document.verdict == "slower"
+        found = find(document.metrics, "answer_seconds")
+        assert found.ratio.ci95 is not None
+        assert found.ratio.value == pytest.approx(1.1, abs=0.05)
+        assert slower_by(found) == pytest.approx(0.1, abs=0.05)
+        rate = find(document.metrics, "decode_tokens_per_second")
+        assert rate.verdict == "slower"
+        assert slower_by(rate) == pytest.approx(0.1, abs=0.05)
+        assert find(document.metrics, "pss_bytes").verdict == "no difference shown"
+        assert document.in_turn
+        assert len(document.raw["first"]["answer_seconds"]) == document.rounds
+
+
+def test_rounds_end_when_the_ratio_is_known_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_comparison, "locate_model", lambda model: model)
+    monkeypatch.setattr(bench_comparison, "bench_model", lambda model, options: record(model, [1.0, 1.0, 1.0]))
+    document = compare_in_turn("first", "second")
+    assert document.rounds == 10
+    assert document.verdict == "no difference shown"
+    assert document.warnings == ()
+    with pytest.raises(InputError, match="compare by answer_seconds"):
+        compare_in_turn("first", "second", CompareOptions(metric="load_seconds", min_rounds=6, max_rounds=6))
+
+
+@pytest.mark.parametrize("changes", [{"metric": "speed"}, {"min_rounds": 5}, {"width": 0.0}, {"max_rounds": 9}])
+def test_options_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        CompareOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "machine", "said"),
+    [
+        ({"prompt_sha256": "c" * 64}, {}, "other prompts"),
+        ({"model_sha256": "c" * 64}, {}, "models of other bytes"),
+        ({"threads": 1}, {}, "threads 2 and 1"),
+        ({"new_tokens": 32}, {}, "new tokens 64 and 32"),
+        ({}, {"cpu": "another"}, "processor cpu and another"),
+        ({}, {"governor": "powersave"}, "governor performance and powersave"),
+        ({}, {"clock_mhz": (1000.0,)}, "clocks of 2050 and 1000 MHz"),
+        ({}, {"temperatures": {"zone": 80.0}}, "temperatures of 50 and 80 degrees"),
+    ],
+)
+def test_results_of_other_conditions_are_refused_unless_forced(
+    tmp_path: Path, changes: dict[str, Any], machine: dict[str, Any], said: str
+) -> None:
+    first = write(tmp_path / "a.json", MACHINE, record("m", [1.0, 1.1, 0.9, 1.0, 1.05]))
+    second = write(
+        tmp_path / "b.json", MACHINE.model_copy(update=machine), record("m", [2.0, 2.1, 1.9, 2.0, 2.05], **changes)
+    )
+    with pytest.raises(InputError, match=said):
+        compare_results(first, second)
+    document = compare_results(first, second, force=True)
+    assert document.verdict == "slower"
+    assert any(said in reason for reason in document.forced)
+
+
+def test_results_of_equal_conditions_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write(tmp_path / "a.json", MACHINE, record("m", [1.0, 1.1, 0.9, 1.0, 1.05, 0.95]))
+    second = write(tmp_path / "b.json", MACHINE, record("m", [1.2, 1.3, 1.1, 1.2, 1.25, 1.15]), record("n", [0.5] * 6))
+    assert incomparable(record("m", [1.0]), MACHINE, record("m", [1.0]), MACHINE) == []
+    with pytest.raises(InputError, match="one result is wanted, found 2"):
+        compare_results(first, second)
+    command = ["compare", str(first), f"{second}#m", "--fail-if-slower"]
+    assert status([*command, "5%"]) == 1
+    assert "is slower by 20.0% in answer_seconds, limit 5.0%" in capsys.readouterr().err
+    assert status([*command, "0.5"]) == 0
+    assert "answer_seconds: slower (1.200 (" in capsys.readouterr().out
+    assert status([*command, "slow"]) == 2
+    assert status(["compare", str(first), "model.gguf"]) == 2
+    (tmp_path / "c.json").write_text("{}")
+    assert status(["compare", str(first), str(tmp_path / "c.json")]) == 2
+    assert "not a bench result" in capsys.readouterr().err
+
+
+def test_two_models_are_run_in_turn(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llama_cpp")
+    from edgestill.artifact import Checkpoint
+    from edgestill.export import export_checkpoint
+
+    model = str(export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path).model_path)
+    options = ["--min-rounds", "6", "--max-seconds", "1", "--prompt-tokens", "8", "--new-tokens", "4", "--json"]
+    assert status(["compare", model, model, "--repetitions", "1", *options]) == 0
+    document = CompareDocument.model_validate_json(capsys.readouterr().out)
+    assert document.rounds == 6
+    assert {one.metric for one in document.metrics} == set(bench_comparison.METRICS)
+    assert all(one.ratio.ci95 is not None for one in document.metrics)
+
+
+def write(path: Path, machine: Environment, *records: BenchRecord) -> Path:
+    path.write_text(BenchDocument(environment=machine, results=records).to_json(), encoding="utf-8")
+    return path
+
+
+def status(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
