@@ -195,10 +195,11 @@ class EvalRecord(Record):
 
 
 class Latency(Record):
-    """Inter-token latency percentiles in seconds."""
+    """Inter-token latency percentiles in seconds; one that its samples don't carry is null."""
 
     p50: Figure
     p90: Figure
+    p99: Figure = Figure.missing("seconds", "not measured")
 
 
 class Environment(Record):
@@ -228,6 +229,8 @@ class BenchRecord(Record):
     Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
     of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
     the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
+    ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
+    interquartile range); they are marked, and stay in every figure.
     """
 
     model: str
@@ -248,6 +251,8 @@ class BenchRecord(Record):
     size_bytes: int
     warnings: tuple[str, ...] = ()
     raw: dict[str, list[float]]
+    means: dict[str, Figure] = {}
+    outliers: dict[str, tuple[int, ...]] = {}
     prompt_sha256: str | None = None
     model_sha256: str | None = None
 

@@ -14,7 +14,7 @@ from edgestill.errors import InputError
 from edgestill.progress import SILENT, Progress
 from edgestill.results import BenchRecord, Figure, Latency
 from edgestill.runtime.bench_process import WorkerRun, run_worker
-from edgestill.runtime.intervals import quantile_figure, quantile_ranks
+from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.model_source import locate_model
 
 WIDE_SPREAD: Final = 0.10
@@ -22,6 +22,13 @@ WIDE_SPREAD: Final = 0.10
 
 BUSY_CORES: Final = 0.25
 """Above this many cores kept busy by other processes, a record warns."""
+
+_MEANS: Final = {
+    "ttft_seconds": "seconds",
+    "prefill_tokens_per_second": "tokens/s",
+    "decode_tokens_per_second": "tokens/s",
+    "answer_seconds": "seconds",
+}
 
 Prompt = Sequence[int] | Sequence[Message]
 
@@ -106,7 +113,9 @@ def bench_model(
         prefill_tokens_per_second=Figure.median(prefill, "tokens/s", per_repetition),
         decode_tokens_per_second=Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token"),
         inter_token_seconds=Latency(
-            p50=quantile_figure(gaps, 0.5, "seconds", pooled), p90=quantile_figure(gaps, 0.9, "seconds", pooled)
+            p50=quantile_figure(gaps, 0.5, "seconds", pooled),
+            p90=tail_figure(gaps, 0.9, "seconds", pooled),
+            p99=tail_figure(gaps, 0.99, "seconds", pooled),
         ),
         answer_seconds=Figure.median(raw["answer_seconds"], "seconds", per_repetition),
         peak_pss_bytes=_peak_pss(run),
@@ -115,6 +124,11 @@ def bench_model(
         size_bytes=size,
         warnings=tuple(_warnings(run, options, gaps)),
         raw=raw,
+        means={
+            name: mean_figure(raw[name], unit, f"mean of {per_repetition.removeprefix('median of ')}")
+            for name, unit in _MEANS.items()
+        },
+        outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=source.sha256(),
@@ -220,7 +234,9 @@ def _warnings(run: WorkerRun, options: BenchOptions, gaps: Sequence[float]) -> I
     if len(run.times) < 6:
         yield f"{len(run.times)} repetitions are too few for 95% intervals of the medians; at least 6 are needed"
     if quantile_ranks(len(gaps), 0.9) is None:
-        yield f"{len(gaps)} gaps between tokens are too few for a 95% interval of p90; at least 36 are needed"
+        yield f"{len(gaps)} gaps between tokens are too few for p90; at least 36 are needed"
+    if far := outliers(run.column("answer_seconds")):
+        yield f"{len(far)} of {len(run.times)} repetitions lie far from the others; they count all the same"
     yield from _machine_warnings(run)
 
 

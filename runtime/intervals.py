@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -113,3 +114,44 @@ def quantile_figure(samples: Sequence[float], quantile: float, unit: str, source
     interval = None if ranks is None else (float(ordered[ranks[0]]), float(ordered[ranks[1]]))
     value = float(np.quantile(ordered, quantile))
     return Figure(value=value, unit=unit, n=len(ordered), ci95=interval, source=source)
+
+
+def mean_figure(samples: Sequence[float], unit: str, source: str) -> Figure:
+    """Return the mean of samples with its bootstrap 95% interval."""
+    values = np.asarray(samples, dtype=np.float64)
+    if not len(values):
+        return Figure.missing(unit, source)
+    interval = bootstrap_interval(len(values), lambda rows: float(values[rows].mean()))
+    return Figure(value=float(values.mean()), unit=unit, n=len(values), ci95=interval, source=source)
+
+
+def outliers(samples: Sequence[float]) -> tuple[int, ...]:
+    """Return the places of samples more than 1.5 interquartile ranges outside the quartiles (Tukey's fences, 1977)."""
+    if len(samples) < 4:
+        return ()
+    values = np.asarray(samples, dtype=np.float64)
+    first, third = np.quantile(values, (0.25, 0.75))
+    reach = 1.5 * (third - first)
+    return tuple(int(at) for at in np.flatnonzero((values < first - reach) | (values > third + reach)))
+
+
+def tail_samples(quantile: float) -> int:
+    """Return how many samples MLPerf's rule asks for before a latency percentile is stated.
+
+    99% confidence that the percentile lies within a margin of a twentieth of the tail, rounded up to a multiple of
+    2^13: 24,576 for the 90th, 270,336 for the 99th (MLPerf Inference rules, "Number of queries").
+    """
+    margin = (1 - quantile) / 20
+    z = statistics.NormalDist().inv_cdf(0.995)
+    needed = z * z * quantile * (1 - quantile) / margin**2
+    return math.ceil(needed / 2**13) * 2**13
+
+
+def tail_figure(samples: Sequence[float], quantile: float, unit: str, source: str) -> Figure:
+    """Return a high quantile with its interval; null where the samples are too few for the interval to exist."""
+    needed = tail_samples(quantile)
+    if quantile_ranks(len(samples), quantile) is None:
+        return Figure.missing(unit, f"{len(samples)} samples can't tell it; MLPerf's rule asks for {needed:,}")
+    if len(samples) < needed:
+        source = f"{source}; MLPerf's rule would ask for {needed:,} samples"
+    return quantile_figure(samples, quantile, unit, source)

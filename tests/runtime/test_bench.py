@@ -16,6 +16,7 @@ from edgestill.errors import InputError, ModelFileError, StageError
 from edgestill.runtime import bench_process, bench_worker
 from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
 from edgestill.runtime.environment import describe_environment
+from edgestill.runtime.intervals import tail_samples
 from edgestill.runtime.memory import read_memory
 
 STUB = """
@@ -41,7 +42,8 @@ for number in range(request["repetitions"]):
         raise SystemError("inside the engine")
     if number == 2 and how == "hangs":
         time.sleep(60)
-    emit(event="repetition", times=times(2 if how == "unsteady" and number % 2 else 1), pss=60)
+    scale = 2 if how == "unsteady" and number % 2 else 5 if how == "straggler" and number == 3 else 1
+    emit(event="repetition", times=times(scale), pss=60)
 emit(event="finished", pss=70, peak_rss=99, other_cores=1.5)
 """
 
@@ -69,7 +71,12 @@ def test_a_record_holds_medians_intervals_and_every_sample(stub: Any) -> None:
     assert record.prefill_tokens_per_second.value == pytest.approx(200)
     assert record.decode_tokens_per_second.value == pytest.approx(5)
     assert record.inter_token_seconds.p50.value == pytest.approx(0.2)
-    assert record.inter_token_seconds.p90.value == pytest.approx(0.3)
+    assert record.inter_token_seconds.p90.value is None
+    assert "18 samples can't tell it; MLPerf's rule asks for 24,576" in record.inter_token_seconds.p90.source
+    assert record.inter_token_seconds.p99.value is None
+    assert record.means["answer_seconds"].value == pytest.approx(0.8)
+    assert record.outliers == {}
+    assert len(record.model_sha256 or "") == 64
     assert record.inter_token_seconds.p50.n == len(record.raw["inter_token_seconds"]) == 18
     assert record.peak_pss_bytes.value == 70
     assert record.peak_pss_bytes.n == 9
@@ -77,6 +84,25 @@ def test_a_record_holds_medians_intervals_and_every_sample(stub: Any) -> None:
     assert (record.weights_bytes.value, record.weights_bytes.basis) == (1234, "derived")
     assert record.size_bytes == 1234
     assert record.raw["import_seconds"] == [1.0]
+
+
+def test_enough_gaps_carry_the_percentiles(stub: Any) -> None:
+    latency = bench_model(stub("steady"), BenchOptions(new_tokens=4, repetitions=130)).inter_token_seconds
+    assert latency.p90.value == latency.p99.value == pytest.approx(0.3)
+    assert latency.p99.ci95 is not None
+    assert "would ask for 270,336 samples" in latency.p99.source
+
+
+def test_a_repetition_far_from_the_others_is_marked_and_counts(stub: Any) -> None:
+    record = bench_model(stub("straggler"), BenchOptions(new_tokens=4, repetitions=8))
+    assert record.outliers["answer_seconds"] == (3,)
+    assert record.means["answer_seconds"].value == pytest.approx(0.8 * 12 / 8)
+    assert any("1 of 8 repetitions lie far" in warning for warning in record.warnings)
+
+
+@pytest.mark.parametrize(("quantile", "samples"), [(0.9, 24_576), (0.95, 57_344), (0.97, 90_112), (0.99, 270_336)])
+def test_the_samples_that_a_percentile_asks_for_are_mlperf_s(quantile: float, samples: int) -> None:
+    assert tail_samples(quantile) == samples
 
 
 def test_warnings_name_a_short_prompt_few_gaps_and_a_busy_machine(stub: Any) -> None:
@@ -245,3 +271,27 @@ def test_the_environment_names_processor_cores_and_versions(tmp_path: Path) -> N
     assert environment.cores >= 1
     assert environment.versions["numpy"]
     assert describe_environment(tmp_path / "absent").cpu
+
+
+def test_the_environment_names_the_state_of_the_processor(tmp_path: Path) -> None:
+    core = sorted(os.sched_getaffinity(0))[0]
+    files = {
+        f"devices/system/cpu/cpu{core}/cpufreq/scaling_governor": "schedutil",
+        f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq": "1800000",
+        f"devices/system/cpu/cpu{core}/thermal_throttle/core_throttle_count": "7",
+        "class/thermal/thermal_zone0/type": "cpu-thermal",
+        "class/thermal/thermal_zone0/temp": "61234",
+        "class/thermal/thermal_zone1/temp": "broken",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    environment = describe_environment(tmp_path / "absent", tmp_path)
+    assert environment.governor == "schedutil"
+    assert environment.clock_mhz == (1800.0,)
+    assert environment.temperatures == {"thermal_zone0 cpu-thermal": 61.234}
+    assert environment.throttled == 7
+    bare = describe_environment(tmp_path / "absent", tmp_path / "absent")
+    assert (bare.governor, bare.clock_mhz, bare.temperatures, bare.throttled) == (None, (), {}, None)
+    (tmp_path / "cpuinfo").write_text("cpu MHz\t\t: 2450.5\ncpu MHz\t\t: 2449.0\n")
+    assert describe_environment(tmp_path / "cpuinfo", tmp_path / "absent").clock_mhz == (2450.5, 2449.0)
