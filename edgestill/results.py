@@ -230,7 +230,8 @@ class BenchRecord(Record):
     of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
     the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
-    interquartile range); they are marked, and stay in every figure.
+    interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
+    its last repetition; the figures are of those that had finished.
     """
 
     model: str
@@ -251,6 +252,7 @@ class BenchRecord(Record):
     size_bytes: int
     warnings: tuple[str, ...] = ()
     raw: dict[str, list[float]]
+    failure: str | None = None
     means: dict[str, Figure] = {}
     outliers: dict[str, tuple[int, ...]] = {}
     prompt_sha256: str | None = None
@@ -339,12 +341,20 @@ class EvalDocument(Document):
     results: tuple[EvalRecord, ...]
 
 
+class BenchFailure(Record):
+    """A model of which nothing could be measured, and why."""
+
+    model: str
+    error: str
+
+
 class BenchDocument(Document):
     """What ``bench`` prints."""
 
     schema_: Annotated[Literal["edgestill.bench/1"], Field(alias="schema")] = "edgestill.bench/1"
     environment: Environment
     results: tuple[BenchRecord, ...]
+    failures: tuple[BenchFailure, ...] = ()
 
 
 class ReportDocument(Document):

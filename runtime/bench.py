@@ -73,16 +73,21 @@ class AnswerBench:
 
 
 def bench_model(
-    model: str | Path, options: BenchOptions = BenchOptions(), *, progress: Progress = SILENT
+    model: str | Path,
+    options: BenchOptions = BenchOptions(),
+    *,
+    keep_finished: bool = False,
+    progress: Progress = SILENT,
 ) -> BenchRecord:
     """Measure one model on a prompt of ``prompt_tokens`` ids and ``new_tokens`` greedy tokens, eos ignored.
 
     Raises StageError when the worker dies (the signal and the number of finished repetitions are named)
-    or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened.
+    or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened. With
+    ``keep_finished``, repetitions that had finished become the record, and its ``failure`` says how it ended.
     """
     source = locate_model(model)
     size = source.size_bytes
-    run = _measure(model, options, None, options.new_tokens, progress)
+    run = _measure(model, options, None, options.new_tokens, progress, keep_finished)
     repetitions = len(run.times)
     gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
     prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
@@ -129,6 +134,7 @@ def bench_model(
             for name, unit in _MEANS.items()
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
+        failure=run.failure,
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=source.sha256(),
@@ -169,7 +175,12 @@ def bench_answers(
 
 
 def _measure(
-    model: str | Path, options: BenchOptions, prompts: Sequence[Prompt] | None, new_tokens: int, progress: Progress
+    model: str | Path,
+    options: BenchOptions,
+    prompts: Sequence[Prompt] | None,
+    new_tokens: int,
+    progress: Progress,
+    keep_finished: bool = False,
 ) -> WorkerRun:
     request: dict[str, object] = {
         "model": str(model),
@@ -183,7 +194,13 @@ def _measure(
         "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
     }
     rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))
-    return run_worker(request, rounds=rounds, timeout_seconds=options.timeout_seconds, progress=progress)
+    return run_worker(
+        request,
+        rounds=rounds,
+        timeout_seconds=options.timeout_seconds,
+        keep_finished=keep_finished,
+        progress=progress,
+    )
 
 
 def _prompt_json(prompt: Prompt) -> list[object]:

@@ -166,6 +166,9 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
         if a != b:
             reasons.append(f"{what} {a} and {b}")
 
+    for record in (one, other):
+        if record.failure:
+            reasons.append(f"a run that ended early ({record.failure})")
     if one.prompt_sha256 and other.prompt_sha256 and one.prompt_sha256 != other.prompt_sha256:
         reasons.append("other prompts")
     equal("prompt tokens", one.prompt_tokens, other.prompt_tokens)

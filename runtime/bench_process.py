@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from edgestill.errors import EdgestillError
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.worker import Event, run_in_worker
 
@@ -14,7 +15,10 @@ _WORKER: Final = "edgestill.runtime.bench_worker"
 
 @dataclass
 class WorkerRun:
-    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line."""
+    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line.
+
+    ``failure`` says how it ended when it didn't end well.
+    """
 
     loaded: Mapping[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
@@ -22,6 +26,7 @@ class WorkerRun:
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
+    failure: str | None = None
 
     def column(self, name: str) -> list[float]:
         """Return one time of every repetition."""
@@ -44,12 +49,18 @@ class WorkerRun:
 
 
 def run_worker(
-    request: Mapping[str, object], *, rounds: int, timeout_seconds: float, progress: Progress = SILENT
+    request: Mapping[str, object],
+    *,
+    rounds: int,
+    timeout_seconds: float,
+    keep_finished: bool = False,
+    progress: Progress = SILENT,
 ) -> WorkerRun:
     """Start a worker, give it ``request``, and return what it said.
 
     ``rounds`` is how many warm-ups and repetitions to expect, for the progress bar. Raises as
-    :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions.
+    :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions; with ``keep_finished`` only when
+    there are none, else the run's ``failure`` says it.
     """
     model = request["model"]
     run = WorkerRun()
@@ -59,13 +70,18 @@ def run_worker(
             if run.take(event):
                 under_way.advance()
 
-        run_in_worker(
-            _WORKER,
-            request,
-            take,
-            what=f"bench of {model}",
-            reached=lambda: f"{len(run.times)} finished repetitions",
-            timeout_seconds=timeout_seconds,
-            cure="give a longer timeout or fewer repetitions",
-        )
+        try:
+            run_in_worker(
+                _WORKER,
+                request,
+                take,
+                what=f"bench of {model}",
+                reached=lambda: f"{len(run.times)} finished repetitions",
+                timeout_seconds=timeout_seconds,
+                cure="give a longer timeout or fewer repetitions",
+            )
+        except EdgestillError as error:
+            if not keep_finished or not run.times:
+                raise
+            run.failure = str(error)
     return run

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgestill.cli import console
+
+if TYPE_CHECKING:
+    from edgestill.results import BenchRecord
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,14 +31,19 @@ def bench(
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure models one after the other, each in its own process."""
+    """Measure models one after the other, each in its own process.
+
+    A model that fails doesn't stop the others: what it had finished is kept, and the exit status is 1.
+    """
     from pathlib import Path
 
     from edgestill.bundle import MANIFEST_FILE, open_bundle
-    from edgestill.results import BenchDocument
+    from edgestill.errors import EdgestillError, StageError
+    from edgestill.results import BenchDocument, BenchFailure
     from edgestill.runtime.bench import BenchOptions, bench_model
     from edgestill.runtime.engines import engine_name
     from edgestill.runtime.environment import describe_environment
+    from edgestill.runtime.model_source import locate_model
 
     names: list[str] = []
     for model in models:
@@ -49,12 +58,31 @@ def bench(
         threads=threads,
         engine=None if engine is None else engine_name(engine),
     )
+    for name in names:
+        locate_model(name)  # a misspelt one is found before the first runs
+    environment = describe_environment()
+    records: list[BenchRecord] = []
+    failures: list[BenchFailure] = []
     with console.open_progress() as progress:
-        records = tuple(bench_model(name, options, progress=progress) for name in names)
-    document = BenchDocument(environment=describe_environment(), results=records)
+        for name in names:
+            try:
+                records.append(bench_model(name, options, keep_finished=True, progress=progress))
+            except EdgestillError as error:
+                if len(names) == 1:
+                    raise
+                failures.append(BenchFailure(model=name, error=str(error)))
+    document = BenchDocument(environment=environment, results=tuple(records), failures=tuple(failures))
     if as_json:
         console.print_json(document.to_json())
-        return
+    else:
+        _print(records)
+    failed = [f"{record.model}: {record.failure}" for record in records if record.failure]
+    failed += [f"{failure.model}: {failure.error}" for failure in failures]
+    if failed:
+        raise StageError("; ".join(failed))
+
+
+def _print(records: Sequence[BenchRecord]) -> None:
     head = ["model", "engine", "size", "load", "TTFT", "prefill", "decode", "token p50", "token p90", "peak PSS"]
     rows = [
         [

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgestill.cli import main
 from edgestill.dataset import Message
 from edgestill.errors import InputError, ModelFileError, StageError
+from edgestill.results import BenchDocument
 from edgestill.runtime import bench_process, bench_worker
 from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
 from edgestill.runtime.environment import describe_environment
@@ -122,6 +124,34 @@ def test_unsteady_times_are_warned_about(stub: Any) -> None:
 def test_a_killed_worker_names_signal_and_finished_repetitions(stub: Any) -> None:
     with pytest.raises(StageError, match=r"SIGKILL .*after 2 finished repetitions"):
         bench_model(stub("killed"))
+
+
+def test_finished_repetitions_of_a_killed_worker_can_be_kept(stub: Any) -> None:
+    record = bench_model(stub("killed"), keep_finished=True)
+    assert record.repetitions == 2
+    assert record.answer_seconds.value == pytest.approx(0.8)
+    assert "SIGKILL" in (record.failure or "")
+    with pytest.raises(ModelFileError):
+        bench_model(stub("refuse"), keep_finished=True)
+
+
+def test_one_model_s_failure_keeps_the_others_results(stub: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [str(stub(how)) for how in ("killed", "refuse", "steady")]
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *models, "--json"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    document = BenchDocument.model_validate_json(printed.out)
+    assert [(record.repetitions, record.failure is None) for record in document.results] == [(2, False), (10, True)]
+    assert [failure.error for failure in document.failures] == ["it is not a model"]
+    last = printed.err.rstrip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "SIGKILL" in last
+    assert "it is not a model" in last
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", models[2]])
+    assert ended.value.code == 0
+    assert "stub, 3 threads" in capsys.readouterr().out
 
 
 def test_a_worker_that_raises_shows_its_last_line(stub: Any) -> None:
