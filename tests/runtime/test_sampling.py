@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgestill.errors import InputError, StageError
-from edgestill.runtime.sampling import Sampler, Sampling, candidates
+from edgestill.runtime.sampling import Sampler, Sampling, candidates, most_likely
 
 
 def reference(logits: np.ndarray, history: list[int], sampling: Sampling) -> np.ndarray:
@@ -118,3 +118,28 @@ def test_logits_that_are_not_numbers_are_an_error(temperature: float) -> None:
 def test_a_value_out_of_range_is_refused_by_name(values: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):
         Sampling(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 300, 5000, 32_000, 151_936])
+@pytest.mark.parametrize("kind", ["normal", "few values", "sorted", "mostly -inf"])
+def test_the_most_likely_are_those_of_a_whole_sort(size: int, kind: str) -> None:
+    draw = np.random.default_rng(size)
+    scores = draw.standard_normal(size).astype(np.float32)
+    if kind == "few values":
+        scores = draw.integers(0, 7, size).astype(np.float32)
+    elif kind == "sorted":
+        scores.sort()
+    elif kind == "mostly -inf":
+        scores[draw.random(size) < 0.99] = -np.inf
+    for count in {1, 2, 40, size // 3, size - 1} - {0}:
+        if count < size:
+            last = np.sort(scores)[size - count]
+            assert np.array_equal(most_likely(scores, count), np.flatnonzero(scores >= last))
+
+
+@pytest.mark.parametrize("place", [0, 70_000, 151_935, 151_936])
+def test_a_logit_that_is_not_a_number_is_found_anywhere(place: int) -> None:
+    scores = np.zeros(151_937, np.float32)
+    scores[place] = np.nan
+    with pytest.raises(StageError, match="NaN"):
+        Sampler(Sampling(temperature=1.0, top_k=40)).pick(scores, [])
