@@ -135,27 +135,39 @@ def most_likely(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         return _at_least_last(scores, np.arange(size), count)
     # Partitioning a whole vocabulary takes a millisecond. Its best scores lie in the columns that have the best maxima:
     # the count-th best maximum is a bound from below for the count-th best score.
-    table = scores[: _ROWS * columns].reshape(_ROWS, columns)
+    whole = _ROWS * columns
+    table = scores[:whole].reshape(_ROWS, columns)
     maxima = table.max(axis=0)
-    bound = np.partition(maxima, columns - count)[columns - count]
-    tail = scores[_ROWS * columns :]
-    if np.isnan(maxima.max()) or np.isnan(tail.max(initial=-np.inf)):
-        raise StageError(_NOT_NUMBERS)
-    chosen = np.flatnonzero(maxima >= bound)
-    rows, places = divmod(np.flatnonzero(table.take(chosen, axis=1) >= bound), len(chosen))
-    ids = rows * columns + chosen[places]
-    rest = np.flatnonzero(tail >= bound) + _ROWS * columns
-    return _at_least_last(scores, np.concatenate([ids, rest]), count)
+    best = np.partition(maxima, columns - count)[columns - count :]  # NaNs come last
+    bound = best[0]
+    _refuse_nan(best)
+    chosen = (maxima >= bound).nonzero()[0]
+    rows, places = divmod((table.take(chosen, axis=1) >= bound).ravel().nonzero()[0], len(chosen))
+    rows *= columns
+    rows += chosen[places]
+    if whole < size:
+        tail = scores[whole:]
+        _refuse_nan(tail)
+        rows = np.concatenate([rows, (tail >= bound).nonzero()[0] + whole])
+    return _at_least_last(scores, rows, count)
 
 
 def _at_least_last(scores: NDArray[np.float32], ids: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     found = scores[ids]
-    last = np.partition(found, len(found) - count)[len(found) - count]
-    if np.isnan(found.max()):
+    if len(ids) > count:
+        last = np.partition(found, len(found) - count)[len(found) - count :]
+        _refuse_nan(last)
+        ids = ids[found >= last[0]]
+    else:
+        _refuse_nan(found)
+    ids.sort()
+    return ids
+
+
+def _refuse_nan(scores: NDArray[np.float32]) -> None:
+    highest = scores.max()
+    if highest != highest:
         raise StageError(_NOT_NUMBERS)
-    kept: NDArray[np.int64] = ids[found >= last]
-    kept.sort()
-    return kept
 
 
 def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:
