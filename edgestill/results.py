@@ -223,6 +223,18 @@ class Environment(Record):
     throttled: int | None = None
 
 
+class Roofline(Record):
+    """What memory allows: bytes that a decoded token reads, how fast this device reads, and the share that is reached.
+
+    Without a share where the bytes lie in the last cache, or aren't known.
+    """
+
+    bytes_per_token: Figure
+    read_bandwidth: Figure
+    ceiling_tokens_per_second: Figure
+    share_of_ceiling: Figure
+
+
 class BenchRecord(Record):
     """One model measured in a fresh process.
 
@@ -252,6 +264,7 @@ class BenchRecord(Record):
     size_bytes: int
     warnings: tuple[str, ...] = ()
     raw: dict[str, list[float]]
+    roofline: Roofline | None = None
     failure: str | None = None
     means: dict[str, Figure] = {}
     outliers: dict[str, tuple[int, ...]] = {}

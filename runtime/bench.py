@@ -16,6 +16,7 @@ from edgestill.results import BenchRecord, Figure, Latency
 from edgestill.runtime.bench_process import WorkerRun, run_worker
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.roofline import roofline
 
 WIDE_SPREAD: Final = 0.10
 """Above this interquartile range over median, a record warns that its times are unsteady."""
@@ -38,7 +39,7 @@ class BenchOptions:
     """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from an empty KV cache.
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
-    ``timeout_seconds`` limits the whole process.
+    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
     """
 
     prompt_tokens: int = 128
@@ -49,6 +50,7 @@ class BenchOptions:
     engine: str | None = None
     context_length: int | None = None
     timeout_seconds: float = 1800.0
+    roofline: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
@@ -106,17 +108,21 @@ def bench_model(
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
     }
+    rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
+    threads = int(run.loaded["threads"])
+    # The mean over the answer: the cache grows by one a token.
+    positions = run.prompt_tokens + options.new_tokens / 2
     return BenchRecord(
         model=str(model),
         engine=str(run.loaded["engine"]),
-        threads=int(run.loaded["threads"]),
+        threads=threads,
         prompt_tokens=run.prompt_tokens,
         new_tokens=options.new_tokens,
         repetitions=repetitions,
         load_seconds=_load_figure(run),
         ttft_seconds=Figure.median(raw["ttft_seconds"], "seconds", f"{per_repetition}; from token ids"),
         prefill_tokens_per_second=Figure.median(prefill, "tokens/s", per_repetition),
-        decode_tokens_per_second=Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token"),
+        decode_tokens_per_second=rate,
         inter_token_seconds=Latency(
             p50=quantile_figure(gaps, 0.5, "seconds", pooled),
             p90=tail_figure(gaps, 0.9, "seconds", pooled),
@@ -134,6 +140,7 @@ def bench_model(
             for name, unit in _MEANS.items()
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
+        roofline=roofline(source, rate, threads=threads, positions=positions) if options.roofline else None,
         failure=run.failure,
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.

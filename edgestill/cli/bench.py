@@ -57,6 +57,7 @@ def bench(
         repetitions=repetitions,
         threads=threads,
         engine=None if engine is None else engine_name(engine),
+        roofline=True,
     )
     for name in names:
         locate_model(name)  # a misspelt one is found before the first runs
@@ -106,5 +107,10 @@ def _print(records: Sequence[BenchRecord]) -> None:
     ]
     console.print_table(head, rows)
     for record in records:
+        if (limit := record.roofline) is not None:
+            share = limit.share_of_ceiling
+            reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source
+            read = console.figure(limit.bytes_per_token)
+            console.say(f"{record.model}: {read} read for each token decoded; {reached}")
         for warning in record.warnings:
             console.say(f"{record.model}: {warning}")

@@ -1,0 +1,52 @@
+"""How fast this device reads memory, measured; and how much its last cache holds."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from edgestill.results import Figure
+
+_LEAST_BYTES: Final = 64 << 20
+_PASSES: Final = 7
+_UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
+    """Return the bytes of the largest cache that the first core reads data through; None where the system is silent."""
+    sizes = []
+    for index in cpu.glob("index*"):
+        try:
+            if (index / "type").read_text().strip() == "Instruction":
+                continue
+            text = (index / "size").read_text().strip()
+            sizes.append(int(text[:-1]) * _UNITS[text[-1]] if text[-1] in _UNITS else int(text))
+        except (OSError, ValueError, IndexError):
+            continue
+    return max(sizes, default=None)
+
+
+def read_bandwidth(threads: int, memory_bytes: int = 0, cache_bytes: int | None = None) -> Figure:
+    """Measure how many bytes a second ``threads`` threads read together, each its own part of one large array.
+
+    The array is four times the last cache, at least 64 MiB and at most an eighth of the memory; the kernel is numpy's
+    maximum over bytes, which the vector units do faster than memory delivers. The value is the best of seven passes,
+    as what is wanted is a ceiling; the interval spans them.
+    """
+    size = max(_LEAST_BYTES, 4 * (cache_bytes or 0))
+    if memory_bytes:
+        size = min(size, max(memory_bytes // 8, 1 << 20))
+    parts = np.array_split(np.ones(size, np.uint8), threads)
+    rates = []
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(np.max, parts))
+        for _ in range(_PASSES):
+            begun = time.perf_counter()
+            list(pool.map(np.max, parts))
+            rates.append(size / (time.perf_counter() - begun))
+    source = f"best of {_PASSES} passes over {size / 1e6:.0f} MB by {threads} threads (numpy's maximum of bytes)"
+    return Figure(value=max(rates), unit="bytes/s", n=_PASSES, ci95=None, source=source)

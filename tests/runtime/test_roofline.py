@@ -1,0 +1,140 @@
+"""Bytes per token against an independent count, and when a share of the ceiling is stated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgestill.artifact import Checkpoint
+from edgestill.export import export_checkpoint
+from edgestill.results import Figure
+from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
+from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.roofline import roofline
+from edgestill.runtime.traffic import gguf_traffic, onnx_traffic
+
+gguf = pytest.importorskip("gguf")
+onnx = pytest.importorskip("onnx")
+
+RATE = Figure.median([100.0] * 6, "tokens/s", "test")
+
+
+@pytest.fixture(scope="module", params=["tiny_checkpoint", "tiny_qwen2"])
+def checkpoint(request: pytest.FixtureRequest) -> Path:
+    """Tied, and with a head of its own."""
+    return Path(request.getfixturevalue(request.param))
+
+
+@pytest.mark.parametrize("precision", ["f32", "f16", "q8_0"])
+def test_gguf_bytes_equal_those_of_the_library(checkpoint: Path, precision: str, tmp_path: Path) -> None:
+    path = export_checkpoint(Checkpoint.open(checkpoint), "gguf", precision, tmp_path).model_path
+    reader = gguf.GGUFReader(path)
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in reader.tensors}
+    shapes = {tensor.name: [int(size) for size in tensor.shape] for tensor in reader.tensors}
+    embedding = sizes["token_embd.weight"]
+    row = embedding // shapes["token_embd.weight"][1]
+    expected = sum(sizes.values()) + row - (embedding if "output.weight" in sizes else 0)
+    found = gguf_traffic(path, 2)
+    assert found.weights == expected
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    architecture = fields["general.architecture"]
+    heads, layers = fields[f"{architecture}.attention.head_count_kv"], fields[f"{architecture}.block_count"]
+    size = fields[f"{architecture}.embedding_length"] // fields[f"{architecture}.attention.head_count"]
+    assert found.cached == 2 * layers * heads * size * 2
+    assert found.at(10) == found.weights + 10 * found.cached
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_onnx_bytes_equal_an_independent_count(checkpoint: Path, precision: str, tmp_path: Path) -> None:
+    path = locate_model(export_checkpoint(Checkpoint.open(checkpoint), "onnx", precision, tmp_path).model_path).path
+    graph = onnx.load(path).graph
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    products = {
+        name for node in graph.node if node.op_type not in ("Gather", "GatherBlockQuantized") for name in node.input
+    }
+    whole = sum(array.nbytes for name, array in arrays.items() if name in products)
+    rows = sum(
+        arrays[name].nbytes / len(arrays[name])
+        for node in graph.node
+        if node.op_type in ("Gather", "GatherBlockQuantized")
+        for name in node.input
+        if name in arrays and arrays[name].ndim > 1
+    )
+    found = onnx_traffic(path)
+    assert found is not None
+    assert found.weights == pytest.approx(whole + rows, rel=0.01)
+    item = 2 if precision == "fp16" else 4
+    pasts = [value for value in graph.input if value.name.startswith("past_key_values.")]
+    dims = [value.type.tensor_type.shape.dim for value in pasts]
+    assert found.cached == sum(dim[1].dim_value * dim[3].dim_value * item for dim in dims) > 0
+
+
+def test_a_fused_attention_s_keys_and_values_are_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    del tiny_checkpoint
+    writer = gguf.GGUFWriter(tmp_path / "fused.gguf", "phi3")
+    for name, shape in (
+        ("token_embd.weight", (10, 8)),
+        ("output.weight", (10, 8)),
+        ("blk.0.attn_qkv.weight", (16, 8)),  # 8 rows of queries, 4 of keys, 4 of values
+        ("blk.0.attn_output.weight", (8, 8)),
+    ):
+        writer.add_tensor(name, np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = gguf_traffic(tmp_path / "fused.gguf", 4)
+    assert found.cached == 8 * 4
+    assert found.weights == (80 + 128 + 64 + 8) * 4
+
+
+def test_a_share_is_stated_only_beyond_the_last_cache(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path).model_path
+    source = locate_model(path)
+    inside = roofline(source, RATE, threads=1, positions=16, cache_bytes=1 << 30)
+    assert inside is not None
+    assert inside.share_of_ceiling.value is None
+    assert "lie in the last cache of 1073.7 MB" in inside.share_of_ceiling.source
+    beyond = roofline(source, RATE, threads=1, positions=16, cache_bytes=1)
+    assert beyond is not None
+    bandwidth, moved = beyond.read_bandwidth.value, beyond.bytes_per_token.value
+    assert bandwidth is not None
+    assert moved is not None
+    assert beyond.ceiling_tokens_per_second.value == pytest.approx(bandwidth / moved)
+    assert beyond.share_of_ceiling.value == pytest.approx(100 * moved / bandwidth)
+    assert beyond.share_of_ceiling.basis == "derived"
+    assert roofline(locate_model(tiny_checkpoint), RATE, threads=1, positions=16) is None
+
+
+def test_bandwidth_is_measured_and_the_cache_read_from_the_system(tmp_path: Path) -> None:
+    found = read_bandwidth(2, memory_bytes=64 << 20)
+    assert found.value is not None
+    assert 1e8 < found.value < 1e13
+    assert "8 MB by 2 threads" in found.source
+    for name, kind, size in (
+        ("0", "Data", "32K"),
+        ("1", "Instruction", "64M"),
+        ("2", "Unified", "8M"),
+        ("3", "?", "x"),
+    ):
+        folder = tmp_path / f"index{name}"
+        folder.mkdir()
+        (folder / "type").write_text(kind + "\n")
+        (folder / "size").write_text(size + "\n")
+    assert last_level_cache(tmp_path) == 8 << 20
+    assert last_level_cache(tmp_path / "none") is None
+
+
+def test_bench_sets_the_rate_beside_the_ceiling(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    path = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path).model_path
+    options = BenchOptions(prompt_tokens=8, new_tokens=4, repetitions=3, warmup=0, roofline=True)
+    record = bench_model(path, options)
+    assert record.roofline is not None
+    traffic = gguf_traffic(path, 2)
+    assert record.roofline.bytes_per_token.value == pytest.approx(traffic.at(10))
+    assert math.isfinite(record.decode_tokens_per_second.value or math.nan)
