@@ -87,7 +87,8 @@ def compare(
             for one in document.metrics
         ]
         console.print_table(["metric", "first", "second", "second / first", "p"], rows)
-        console.print_line(f"{metric}: {document.verdict} ({_ratio(decided.ratio.value, decided.ratio.ci95)})")
+        said = document.verdict if document.verdict == "no difference shown" else f"the second is {document.verdict}"
+        console.print_line(f"{metric}: {said}, {_ratio(decided.ratio.value, decided.ratio.ci95)} times the first")
         for line in (*document.forced, *document.warnings):
             console.say(line)
     if limit is not None and document.verdict in ("slower", "larger") and slower_by(decided) >= limit:

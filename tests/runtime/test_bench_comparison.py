@@ -146,7 +146,7 @@ def test_results_of_equal_conditions_are_compared(tmp_path: Path, capsys: pytest
     assert status([*command, "5%"]) == 1
     assert "is slower by 20.0% in answer_seconds, limit 5.0%" in capsys.readouterr().err
     assert status([*command, "0.5"]) == 0
-    assert "answer_seconds: slower (1.200 (" in capsys.readouterr().out
+    assert "answer_seconds: the second is slower, 1.200 (" in capsys.readouterr().out
     assert status([*command, "slow"]) == 2
     assert status(["compare", str(first), "model.gguf"]) == 2
     (tmp_path / "c.json").write_text("{}")
