@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgestill.results import Figure
+from edgestill.figure import Figure
 
 LIMITS = {"gguf-f16": (2.0, 200.0), "onnx-fp32": (3.0, 200.0)}
 PROMPT, WARM_UP, NEW, CONTEXT = 32, 40, 200, 512

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from edgestill.bundle import Bundle, Manifest, open_bundle, verify_files
     from edgestill.dataset import Example, Message, read_examples
     from edgestill.errors import EdgestillError
+    from edgestill.figure import Figure
     from edgestill.pipeline import run_recipe
     from edgestill.recipe import Recipe, load_recipe
-    from edgestill.results import Figure
     from edgestill.runtime.sampling import Sampling
     from edgestill.runtime.session import Generation, GenerationOptions, Session
 

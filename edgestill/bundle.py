@@ -24,8 +24,10 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from edgestill.artifact import PARITY_FILE, Artifact
+from edgestill.bench_results import BenchRecord
 from edgestill.errors import BundleError
-from edgestill.results import BenchRecord, Figure, Headline, Parity, Record
+from edgestill.figure import Figure, Record
+from edgestill.results import Headline, Parity
 from edgestill.storage import files_below, sha256_file, sha256_json, whole_folder, write_text
 
 MANIFEST_FILE: Final = "manifest.json"

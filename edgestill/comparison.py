@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgestill.results import Document, Environment, Figure, Record
+from edgestill.bench_results import Environment
+from edgestill.figure import Document, Figure, Record
 
 Verdict = Literal["faster", "slower", "larger", "smaller", "no difference shown"]
 

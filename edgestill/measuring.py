@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.artifact import Artifact
+from edgestill.bench_results import BenchRecord
 from edgestill.dataset import Message, read_examples
 from edgestill.example_file import ExampleFile
+from edgestill.figure import Figure
 from edgestill.recipe import Recipe
-from edgestill.results import BenchRecord, Figure, Headline, ModelRecord
+from edgestill.results import Headline, ModelRecord
 from edgestill.steps import Steps
 
 if TYPE_CHECKING:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from edgestill.artifact import Artifact, Checkpoint, read_json_object
+from edgestill.bench_results import BenchRecord
 from edgestill.bundle import Bundle, BundleArtifact, Contents, GenerationDefaults, pack_bundle
 from edgestill.dataset import Example, Message, read_examples
 from edgestill.errors import DataError, InputError
+from edgestill.figure import Figure
 from edgestill.parity_gate import recorded_parity
 from edgestill.progress import Progress
-from edgestill.results import BenchRecord, Figure, Headline, Parity
+from edgestill.results import Headline, Parity
 from edgestill.steps import tool_versions
 
 _GOLDEN_CONTEXT: Final = 256

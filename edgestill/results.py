@@ -1,77 +1,13 @@
-"""Figure, and the result records built from it.
-
-Every JSON document that a command prints or writes is one of the ``*Document`` models here, so the
-published schemas (``edgestill/schemas/*.json``) are generated from what is really written.
-"""
+"""The result records of the stages and of a whole run, built from Figure (:mod:`edgestill.figure`)."""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Basis = Literal["measured", "derived", "estimated"]
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="null")
-
-
-class Figure(Record):
-    """A value that never travels alone.
-
-    ``value`` is null when nothing was measured; ``n`` is how many samples are behind it; ``ci95`` is
-    its 95% confidence interval where one was computed; ``source`` says what produced it.
-    """
-
-    value: float | None
-    unit: str
-    n: int = Field(ge=0)
-    ci95: tuple[float, float] | None = None
-    basis: Basis = "measured"
-    source: str = ""
-
-    @classmethod
-    def missing(cls, unit: str, source: str) -> Figure:
-        """Return a figure that was not measured; ``source`` says why."""
-        return cls(value=None, unit=unit, n=0, source=source)
-
-    @classmethod
-    def median(cls, samples: Sequence[float], unit: str, source: str) -> Figure:
-        """Return the median of samples with its distribution-free 95% interval (order statistics).
-
-        The interval is the pair of order statistics whose binomial coverage is at least 95%
-        (Conover, Practical Nonparametric Statistics, 3.2); null when n < 6, where none exists.
-        """
-        ordered = sorted(samples)
-        n = len(ordered)
-        if n == 0:
-            return cls.missing(unit, source)
-        interval = None
-        tail = 0.0
-        for rank in range(n // 2):
-            tail += math.comb(n, rank) / 2**n
-            if 2 * tail > 0.05:
-                break
-            interval = (ordered[rank], ordered[n - 1 - rank])
-        return cls(value=statistics.median(ordered), unit=unit, n=n, ci95=interval, source=source)
-
-    @classmethod
-    def proportion(cls, hits: int, n: int, source: str) -> Figure:
-        """Return hits/n as a fraction with the Wilson score interval (Wilson, 1927)."""
-        if n == 0:
-            return cls.missing("fraction", source)
-        z = 1.959963984540054
-        p = hits / n
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        interval = (max(0.0, centre - half), min(1.0, centre + half))
-        return cls(value=p, unit="fraction", n=n, ci95=interval, source=source)
+from edgestill.bench_results import BenchRecord, Environment
+from edgestill.figure import Document, Figure, Record
 
 
 class ParityCase(Record):
@@ -194,84 +130,6 @@ class EvalRecord(Record):
     difference: Figure | None = None
 
 
-class Latency(Record):
-    """Inter-token latency percentiles in seconds; one that its samples don't carry is null."""
-
-    p50: Figure
-    p90: Figure
-    p99: Figure = Figure.missing("seconds", "not measured")
-
-
-class Environment(Record):
-    """Where a measurement was taken, and in which state the processor was.
-
-    ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
-    degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
-    or empty where the system doesn't say.
-    """
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
-    versions: dict[str, str]
-    load_average: float | None
-    governor: str | None = None
-    clock_mhz: tuple[float, ...] = ()
-    temperatures: dict[str, float] = {}
-    throttled: int | None = None
-
-
-class Roofline(Record):
-    """What memory allows: bytes that a decoded token reads, how fast this device reads, and the share that is reached.
-
-    Without a share where the bytes lie in the last cache, or aren't known.
-    """
-
-    bytes_per_token: Figure
-    read_bandwidth: Figure
-    ceiling_tokens_per_second: Figure
-    share_of_ceiling: Figure
-
-
-class BenchRecord(Record):
-    """One model measured in a fresh process.
-
-    Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
-    of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
-    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
-    ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
-    interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
-    its last repetition; the figures are of those that had finished.
-    """
-
-    model: str
-    engine: str
-    threads: int
-    prompt_tokens: int
-    new_tokens: int
-    repetitions: int
-    load_seconds: Figure
-    ttft_seconds: Figure
-    prefill_tokens_per_second: Figure
-    decode_tokens_per_second: Figure
-    inter_token_seconds: Latency
-    answer_seconds: Figure
-    peak_pss_bytes: Figure
-    peak_rss_bytes: Figure
-    weights_bytes: Figure
-    size_bytes: int
-    warnings: tuple[str, ...] = ()
-    raw: dict[str, list[float]]
-    roofline: Roofline | None = None
-    failure: str | None = None
-    means: dict[str, Figure] = {}
-    outliers: dict[str, tuple[int, ...]] = {}
-    prompt_sha256: str | None = None
-    model_sha256: str | None = None
-
-
 Role = Literal["teacher", "student", "baseline", "artifact"]
 
 
@@ -318,14 +176,6 @@ class Refused(Record):
     reasons: tuple[str, ...]
 
 
-class Document(Record):
-    """What a command writes as JSON; its first key names schema and version."""
-
-    def to_json(self) -> str:
-        """Return the document as JSON text, schema first."""
-        return self.model_dump_json(indent=2, by_alias=True)
-
-
 class ArtifactsDocument(Document):
     """What ``export`` and ``quantize`` print."""
 
@@ -352,22 +202,6 @@ class EvalDocument(Document):
     task: str
     primary_metric: str | None = None
     results: tuple[EvalRecord, ...]
-
-
-class BenchFailure(Record):
-    """A model of which nothing could be measured, and why."""
-
-    model: str
-    error: str
-
-
-class BenchDocument(Document):
-    """What ``bench`` prints."""
-
-    schema_: Annotated[Literal["edgestill.bench/1"], Field(alias="schema")] = "edgestill.bench/1"
-    environment: Environment
-    results: tuple[BenchRecord, ...]
-    failures: tuple[BenchFailure, ...] = ()
 
 
 class ReportDocument(Document):

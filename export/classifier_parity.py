@@ -18,8 +18,9 @@ from edgestill.artifact import Artifact
 from edgestill.errors import GateError, InputError, ModelFileError
 from edgestill.export.parity import EXACT_PRECISIONS
 from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, ROUNDING_TIE
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import Figure, Parity
+from edgestill.results import Parity
 from edgestill.runtime.classifier import Classifier
 from edgestill.runtime.divergence import kl_divergence
 

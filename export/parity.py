@@ -22,8 +22,9 @@ from edgestill.export.parity_comparison import EXACT_MAX_ABS_DIFF, Rows, Tally
 from edgestill.export.parity_reference import Reference, first_bad, reference_logits, walk
 from edgestill.export.parity_sessions import Session, sessions
 from edgestill.export.tokenizer_parity import compare_tokenizer, unusable_tokenizer
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress, Task
-from edgestill.results import Figure, Parity, ParityCase, TokenizerParity
+from edgestill.results import Parity, ParityCase, TokenizerParity
 from edgestill.runtime.divergence import kl_divergence
 from edgestill.runtime.engine import Engine
 from edgestill.storage import sha256_file

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.results import Figure
+from edgestill.figure import Figure
 
 _LEAST_BYTES: Final = 64 << 20
 _PASSES: Final = 7

@@ -9,10 +9,11 @@ from typing import Final
 
 import numpy as np
 
+from edgestill.bench_results import BenchRecord, Latency
 from edgestill.dataset import Message
 from edgestill.errors import InputError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import BenchRecord, Figure, Latency
 from edgestill.runtime.bench_process import WorkerRun, run_worker
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.model_source import locate_model

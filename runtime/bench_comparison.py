@@ -18,10 +18,11 @@ from typing import Final
 
 import numpy as np
 
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment
 from edgestill.comparison import CompareDocument, MetricComparison, Verdict
 from edgestill.errors import InputError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import BenchDocument, BenchRecord, Environment, Figure
 from edgestill.runtime.bench import BenchOptions, bench_model
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.intervals import bootstrap_interval

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.dataset import Example
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress, Task
-from edgestill.results import EvalRecord, Figure
+from edgestill.results import EvalRecord
 from edgestill.runtime.harness import HarnessTask
 from edgestill.runtime.intervals import paired_difference, paired_ratio
 from edgestill.runtime.model_source import locate_model

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from edgestill.results import Environment
+from edgestill.bench_results import Environment
 from edgestill.runtime.engines import available_cpus
 
 PACKAGES: Final = ("edgestill", "onnxruntime", "llama-cpp-python", "torch", "numpy", "tokenizers")

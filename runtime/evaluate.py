@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from edgestill.dataset import Example
 from edgestill.errors import ContextFullError, DataError, UnsupportedError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import EvalRecord, Figure
+from edgestill.results import EvalRecord
 from edgestill.runtime.tasks import GenerationTask, LikelihoodTask, Task
 from edgestill.storage import write_text
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from edgestill.dataset import Example
 from edgestill.errors import DataError, InputError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import EvalRecord, Figure
+from edgestill.results import EvalRecord
 from edgestill.runtime.classifier import Classifier
 from edgestill.runtime.evaluate import Evaluation, Prediction
 from edgestill.runtime.tasks import Task

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from edgestill.dataset import Message
 from edgestill.errors import InputError, MissingDependencyError, UnsupportedError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress, Task
-from edgestill.results import Figure
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.sampling import Sampling
 from edgestill.runtime.tasks.text import start_tokens, token_nats

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgestill.results import Figure
+from edgestill.figure import Figure
 
 RESAMPLES: Final = 1000
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from edgestill.bench_results import Roofline
 from edgestill.errors import ModelFileError
-from edgestill.results import Figure, Roofline
+from edgestill.figure import Figure
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.gguf_header import read_gguf_header

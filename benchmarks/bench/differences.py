@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime import bench_comparison, bench_process
 from edgestill.runtime.bench import BenchOptions, bench_model
 from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find

@@ -10,7 +10,7 @@ import typer
 from edgestill.cli import console
 
 if TYPE_CHECKING:
-    from edgestill.results import BenchRecord
+    from edgestill.bench_results import BenchRecord
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,9 +37,9 @@ def bench(
     """
     from pathlib import Path
 
+    from edgestill.bench_results import BenchDocument, BenchFailure
     from edgestill.bundle import MANIFEST_FILE, open_bundle
     from edgestill.errors import EdgestillError, StageError
-    from edgestill.results import BenchDocument, BenchFailure
     from edgestill.runtime.bench import BenchOptions, bench_model
     from edgestill.runtime.engines import engine_name
     from edgestill.runtime.environment import describe_environment

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import rich.progress
     from rich.console import RenderableType
 
-    from edgestill.results import ArtifactsDocument, Figure, Parity
+    from edgestill.figure import Figure
+    from edgestill.results import ArtifactsDocument, Parity
 
 _PLAIN_SECONDS: Final = 10.0
 

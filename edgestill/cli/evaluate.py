@@ -10,7 +10,8 @@ import typer
 from edgestill.cli import console
 
 if TYPE_CHECKING:
-    from edgestill.results import EvalRecord, Figure
+    from edgestill.figure import Figure
+    from edgestill.results import EvalRecord
     from edgestill.runtime.comparing import Compared
 
 

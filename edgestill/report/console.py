@@ -6,9 +6,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from edgestill.figure import Figure
 from edgestill.report import summary
 from edgestill.report.format import MISSING, figure_text, printable, quantity
-from edgestill.results import Figure, ModelRecord, ReportDocument
+from edgestill.results import ModelRecord, ReportDocument
 
 
 def render_console_table(document: ReportDocument) -> Table:

@@ -10,9 +10,10 @@ import jinja2
 import markupsafe
 import yaml
 
+from edgestill.bench_results import Environment
 from edgestill.report import picture, summary
 from edgestill.report.format import printable, quantity
-from edgestill.results import Environment, ReportDocument
+from edgestill.results import ReportDocument
 
 _NO_MATPLOTLIB: Final = "The picture is left out: matplotlib isn't installed (pip install 'edgestill[report]')."
 

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edgestill.figure import Figure
 from edgestill.report.format import printable, quantity
 from edgestill.report.labels import Box, place_labels
 from edgestill.report.summary import metric_label, primary_metric
-from edgestill.results import Figure, ModelRecord, ReportDocument
+from edgestill.results import ModelRecord, ReportDocument
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgestill.figure import Figure
 from edgestill.report.format import MISSING, bare_text, basis_text, figure_text, interval_text, printable, quantity
 from edgestill.report.parity_tables import cases_section, parity_section
 from edgestill.report.table import Cell, Section, figure_cell, rows
-from edgestill.results import Figure, ModelRecord, ReportDocument
+from edgestill.results import ModelRecord, ReportDocument
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from edgestill.figure import Figure
 from edgestill.report.format import basis_text, figure_text, interval_text, printable
-from edgestill.results import Figure, ModelRecord, ReportDocument
+from edgestill.results import ModelRecord, ReportDocument
 
 ROLE_NAMES: Final = {
     "teacher": "teacher",

@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edgestill.bench_results import BenchDocument
 from edgestill.bundle import Manifest
 from edgestill.comparison import CompareDocument
-from edgestill.results import (
-    ArtifactsDocument,
-    BenchDocument,
-    EvalDocument,
-    ParityDocument,
-    Record,
-    ReportDocument,
-)
+from edgestill.figure import Record
+from edgestill.results import ArtifactsDocument, EvalDocument, ParityDocument, ReportDocument
 
 DOCUMENTS: dict[str, type[Record]] = {
     "artifacts": ArtifactsDocument,

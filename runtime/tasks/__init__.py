@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edgestill.dataset import Example, Message, Row
 from edgestill.errors import DataError, InputError, UnsupportedError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import Figure
 
 if TYPE_CHECKING:
     from edgestill.runtime.session import GenerationOptions, Session

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.tasks import GenerationTask, References, register
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.dataset import Example
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.tasks import GenerationTask, References, register
 from edgestill.runtime.tasks.overlap import bleu, bleu_counts, bleu_figure

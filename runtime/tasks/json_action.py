@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgestill.dataset import Example
 from edgestill.errors import DataError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.tasks import GenerationTask, References, register
 

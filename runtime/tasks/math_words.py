@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 
 from edgestill.dataset import Example, Message, Row, string_of
 from edgestill.errors import DataError, InputError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.tasks import GenerationTask, References, register
 
 MARK: Final = "####"

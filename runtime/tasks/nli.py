@@ -8,7 +8,7 @@ from typing import Final
 
 from edgestill.dataset import Example, Message, Row, string_of
 from edgestill.errors import DataError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.tasks import GenerationTask, References, register
 from edgestill.runtime.tasks.classification import macro_f1_figure
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.errors import MissingDependencyError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 
 ROUGE: Final = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}

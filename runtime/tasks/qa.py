@@ -16,7 +16,7 @@ import numpy as np
 
 from edgestill.dataset import Example, Message, Row, string_of
 from edgestill.errors import DataError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.tasks import GenerationTask, References, register
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from edgestill.dataset import Example, Message, Row
 from edgestill.errors import DataError, InputError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.tasks import GenerationTask, References, register
 from edgestill.runtime.tasks.overlap import bleu_counts, bleu_figure, rouge_rows
 from edgestill.runtime.tasks.qa import mean_figure

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edgestill.dataset import Example, Message
 from edgestill.errors import DataError, UnsupportedError
+from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.results import Figure
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.tasks import LikelihoodTask, register
 

@@ -13,7 +13,8 @@ STAGES = ("distill", "export", "quantize", "runtime", "devices")
 GROUND = (
     *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
     *("section", "sections", "filters"),
-    *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file", "comparison"),
+    *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file", "comparison", "figure"),
+    "bench_results",
 )
 HEAVY = frozenset(
     {

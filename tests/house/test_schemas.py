@@ -9,16 +9,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency
+from edgestill.figure import Figure
 from edgestill.results import (
     ArtifactRecord,
     ArtifactsDocument,
-    BenchDocument,
-    BenchRecord,
-    Environment,
     EvalDocument,
     EvalRecord,
-    Figure,
-    Latency,
     Parity,
     ParityDocument,
     ReportDocument,

@@ -6,12 +6,10 @@ import random
 
 import pytest
 
+from edgestill.bench_results import BenchRecord, Environment, Latency
+from edgestill.figure import Figure
 from edgestill.results import (
-    BenchRecord,
-    Environment,
-    Figure,
     Headline,
-    Latency,
     ModelRecord,
     Parity,
     ParityCase,

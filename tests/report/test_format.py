@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgestill.figure import Figure
 from edgestill.report.format import basis_text, figure_text, interval_text, printable, quantity
-from edgestill.results import Figure
 
 
 @pytest.mark.parametrize(

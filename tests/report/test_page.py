@@ -13,8 +13,9 @@ from types import ModuleType
 
 import pytest
 
+from edgestill.figure import Figure
 from edgestill.report import render_html
-from edgestill.results import Figure, ModelRecord, Refused, ReportDocument
+from edgestill.results import ModelRecord, Refused, ReportDocument
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "use", "path", "rect", "circle"}
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=y>]]></style></svg>$x^2$"

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from edgestill.figure import Figure
 from edgestill.report import render_console_table, render_markdown, summary, write_report
 from edgestill.report.labels import Box, place_labels
-from edgestill.results import Figure, ReportDocument
+from edgestill.results import ReportDocument
 from edgestill.schemas import schema_text
 
 

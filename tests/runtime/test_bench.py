@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgestill.bench_results import BenchDocument
 from edgestill.cli import main
 from edgestill.dataset import Message
 from edgestill.errors import InputError, ModelFileError, StageError
-from edgestill.results import BenchDocument
 from edgestill.runtime import bench_process, bench_worker
 from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
 from edgestill.runtime.environment import describe_environment

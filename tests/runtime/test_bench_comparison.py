@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency
 from edgestill.cli import main
 from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
-from edgestill.results import BenchDocument, BenchRecord, Environment, Figure, Latency
+from edgestill.figure import Figure
 from edgestill.runtime import bench_comparison
 from edgestill.runtime.bench import BenchOptions
 from edgestill.runtime.bench_comparison import (

@@ -10,7 +10,7 @@ import pytest
 
 from edgestill.artifact import Checkpoint
 from edgestill.export import export_checkpoint
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.bench import BenchOptions, bench_model
 from edgestill.runtime.model_source import locate_model

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from edgestill.dataset import Example, Message, read_examples
 from edgestill.errors import DataError, UnsupportedError
-from edgestill.results import Figure
+from edgestill.figure import Figure
 from edgestill.runtime.intervals import (
     bootstrap_interval,
     paired_difference,
