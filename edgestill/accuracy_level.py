@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgestill.artifact import DESCRIPTION_FILE, Artifact
 from edgestill.progress import Progress
 from edgestill.storage import whole_folder
+from edgestill.weight_blocks import GRIDS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _FLOAT: Final = 1
 _INT8: Final = 4
 _ATTRIBUTE: Final = "accuracy_level"
-_PRECISIONS: Final = ("int8", "int4")
 
 
 class ReferenceLogits(Protocol):
@@ -70,7 +70,7 @@ def settle_accuracy_level(artifact: Artifact, reference: ReferenceLogits, progre
     its figures become a note of the artifact, whose folder is replaced whole. Raises ModelFileError when onnxruntime
     can't run the file.
     """
-    if artifact.format != "onnx" or artifact.precision not in _PRECISIONS:
+    if artifact.format != "onnx" or artifact.precision not in GRIDS:
         return artifact
     import onnx_ir as ir
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ANSWER_PROMPTS: Final = 20
 ANSWER_REPETITIONS: Final = 3
 _ANSWERS: Final = "task_answer_seconds"
-_FOUR_BIT: Final = ("int4", "q4_0", "q4_k_m")
+_FOUR_BIT: Final = ("int4", "int4_g128", "q4_0", "q4_k_m")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from edgestill.section import Section
 
 TaskName = Literal["nli", "conversation", "qa", "math", "summarization", "classification", "json", "text"]
 ExportFormat = Literal["onnx", "gguf", "onnx-portable"]
-Quantization = Literal["onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-portable-int8"]
+Quantization = Literal[
+    "onnx-int8", "onnx-int4", "onnx-int4_g128", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-portable-int8"
+]
 
 
 class Columns(Section):

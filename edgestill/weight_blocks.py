@@ -7,10 +7,32 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md (Mat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Grid(NamedTuple):
+    """Bits of a weight, and the most weights that share a scale (the group size)."""
+
+    bits: int
+    block: int
+
+
+GRIDS: Final[Mapping[str, Grid]] = MappingProxyType(
+    {"int8": Grid(8, 64), "int4": Grid(4, 32), "int4_g128": Grid(4, 128)}
+)
+"""Precision -> how its projections are stored."""
+
+EMBEDDING: Final = Grid(8, 64)
+"""Embedding and head touch every logit: 4 bits there cost more agreement than all layers together save in size."""
+
+_LEAST_BLOCK: Final = 32
+_MOST_PADDING: Final = MappingProxyType({4: 0.125, 8: 0.0})
+"""Of a row's weights, by bits: past it a smaller block costs less than the zeros that fill the last one."""
 
 _COARSE_STEPS: Final = 4
 _COARSE_STEP: Final = 0.2
@@ -22,6 +44,14 @@ class Blocks(NamedTuple):
 
     packed: NDArray[np.uint8]
     scales: NDArray[np.float32]
+
+
+def block_size(grid: Grid, inputs: int) -> int:
+    """Return how many weights share a scale in rows of ``inputs``: the grid's block, halved while it pads too much."""
+    block = grid.block
+    while block > _LEAST_BLOCK and -inputs % block > _MOST_PADDING[grid.bits] * inputs:
+        block //= 2
+    return block
 
 
 def quantize_rows(rows: NDArray[np.float32], bits: int, block: int) -> Blocks:

@@ -12,7 +12,7 @@ from edgestill.errors import UnsupportedError
 from edgestill.progress import SILENT, Progress
 
 PRECISIONS: dict[Format, tuple[str, ...]] = {
-    "onnx": ("fp32", "fp16", "int8", "int4"),
+    "onnx": ("fp32", "fp16", "int8", "int4", "int4_g128"),
     "gguf": ("f32", "f16", "bf16", "q8_0"),
     "onnx-portable": ("fp32", "fp16"),
 }

@@ -40,10 +40,12 @@ def build_with_genai(
         raise UnsupportedError(f"{refusal}; onnxruntime-genai {version} doesn't build it either")
     progress.note(f"not described here: onnxruntime-genai {version}'s model builder writes it, whole in memory")
     cache = folder / "builder-cache"
-    words = ("-m", str(checkpoint.path), "-o", str(folder), "-p", precision, "-e", "cpu", "-c", str(cache))
+    base, _, group = precision.partition("_g")
+    options = ["hf_remote=false", *([f"block_size={group}"] if group else [])]
+    words = ("-m", str(checkpoint.path), "-o", str(folder), "-p", base, "-e", "cpu", "-c", str(cache))
     with progress.task(f"onnx-{precision} by onnxruntime-genai's builder"):
         done = subprocess.run(
-            module_command(_BUILDER, *words, "--extra_options", "hf_remote=false"),
+            module_command(_BUILDER, *words, "--extra_options", *options),
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,19 +19,20 @@ from edgestill.export.weights import Weights
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import whole_folder, write_json
 from edgestill.tensor_file import PlannedFile, TensorFile
+from edgestill.weight_blocks import GRIDS, Grid
 
 ENTRY: Final = "model.onnx"
 DATA_FILE: Final = "model.onnx.data"
-ONNX_PRECISIONS: Final = MappingProxyType({"fp32": None, "fp16": None, "int8": 8, "int4": 4})
-"""Bits of the projections in blocks; embedding and head have 8 where those are quantised."""
+ONNX_PRECISIONS: Final[Mapping[str, Grid | None]] = MappingProxyType({"fp32": None, "fp16": None, **GRIDS})
+"""The grid of the projections; None: they aren't quantised."""
 
 
 def export_onnx(checkpoint: Checkpoint, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
-    """Write ``out_dir/onnx-<precision>/`` (``fp32``, ``fp16``, ``int8``, ``int4``) and return its artifact.
+    """Write ``out_dir/onnx-<precision>/`` for a precision of ``ONNX_PRECISIONS`` and return its artifact.
 
     fp16 is float16 throughout, KV cache and logits too: for GPUs and browsers. int8 and int4 are blocks of weights
     (MatMulNBits, GatherBlockQuantized) with int8 activations, quantised from the checkpoint without a float32 file
-    in between.
+    in between; int4_g128 has a scale for 128 weights, where int4 has one for 32.
 
     The folder holds the graph (``model.onnx``), its weights (``model.onnx.data``), ``genai_config.json``
     and the checkpoint's configuration, tokenizer and chat template. Weights stream from the memory-mapped
@@ -69,17 +71,17 @@ def _write(
     decoder = describe_checkpoint(checkpoint, weights)
     if (checkpoint.path / "tokenizer.json").is_file():
         load_tokenizer(checkpoint).check_rows(decoder.vocab_size)
-    bits = ONNX_PRECISIONS[precision]
+    grid = ONNX_PRECISIONS[precision]
     floats = ir.DataType.FLOAT16 if precision == "fp16" else ir.DataType.FLOAT
     with SILENT.task("planning") as silent:
         planned = PlannedFile(folder / DATA_FILE)
-        graph = ir.to_proto(DecoderGraph(decoder, weights, planned, silent, bits, floats).build())
+        graph = ir.to_proto(DecoderGraph(decoder, weights, planned, silent, grid, floats).build())
     announce_size(progress, final, folder, planned.size + graph.ByteSize())
     with (
         progress.task(f"exporting onnx-{precision}", len(decoder.layers), "layers") as task,
         TensorFile(folder / DATA_FILE) as file,
     ):
-        model = DecoderGraph(decoder, weights, file, task, bits, floats).build()
+        model = DecoderGraph(decoder, weights, file, task, grid, floats).build()
         ir.save(model, folder / ENTRY)
     head_size = padded_head_dim(decoder)
     write_json(folder / GENAI_CONFIG_FILE, genai_config(checkpoint, decoder, ENTRY, head_size))

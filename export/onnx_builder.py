@@ -18,7 +18,7 @@ from edgestill.errors import CheckpointError, UnsupportedError
 from edgestill.export.parallel import in_order
 from edgestill.export.weights import Weights
 from edgestill.tensor_file import PlannedFile, TensorFile
-from edgestill.weight_blocks import Blocks, quantize_rows
+from edgestill.weight_blocks import Blocks, Grid, block_size, quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 PIECE_BYTES: Final = 32 << 20
@@ -76,10 +76,9 @@ class GraphBuilder:
 
         return self._store_floats(name, pieces(), shape, tensor)
 
-    def _quantized(self, name: str, rows: Iterable[RowJob], outputs: int, inputs: int, bits: int) -> Matrix:
-        """Store ``[outputs, inputs]``, given as jobs for consecutive rows, in blocks of ``bits`` bits."""
-        # Blocks of 64 halve the scales' share where 8 bits leave room for it; not where they'd need padding.
-        block = 64 if bits == 8 and inputs % 64 == 0 else 32
+    def _quantized(self, name: str, rows: Iterable[RowJob], outputs: int, inputs: int, grid: Grid) -> Matrix:
+        """Store ``[outputs, inputs]``, given as jobs for consecutive rows, in blocks on ``grid``."""
+        bits, block = grid.bits, block_size(grid, inputs)
         scales: list[NDArray[np.float32]] = []
 
         def quantized(job: RowJob) -> Blocks:

@@ -21,6 +21,7 @@ from edgestill.export.projections import norm_weight
 from edgestill.export.weights import Weights
 from edgestill.progress import Task
 from edgestill.tensor_file import PlannedFile, TensorFile
+from edgestill.weight_blocks import Grid
 
 OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
@@ -44,10 +45,10 @@ class DecoderGraph(ProjectionBuilder):
         weights: Weights,
         file: TensorFile | PlannedFile,
         task: Task,
-        bits: int | None = None,
+        grid: Grid | None = None,
         floats: ir.DataType = ir.DataType.FLOAT,
     ) -> None:
-        super().__init__(decoder, weights, file, bits, floats)
+        super().__init__(decoder, weights, file, grid, floats)
         self._task = task
 
     def build(self) -> ir.Model:
@@ -60,7 +61,7 @@ class DecoderGraph(ProjectionBuilder):
 
         lengths = self._lengths(attention_mask)
         rotary = self._rotary(input_ids, attention_mask)
-        if self._bits is None:
+        if self._grid is None:
             embedding: ir.Value | Matrix = (table := self._add("embedding.weight", decoder.embedding))
             hidden = self._node("Gather", (table, input_ids), "embedding")
         else:

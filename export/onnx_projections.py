@@ -18,38 +18,38 @@ from edgestill.export.onnx_builder import PIECE_BYTES, PIECE_WEIGHTS, GraphBuild
 from edgestill.export.projections import bias, stored_rows, weight_columns
 from edgestill.export.weights import Weights, float32
 from edgestill.tensor_file import PlannedFile, TensorFile
+from edgestill.weight_blocks import EMBEDDING, Grid
 
 HEAD_DIM_MULTIPLE: Final = 16
-EMBEDDING_BITS: Final = 8
 HeadAxis = Literal["inputs", "outputs"] | None
 
 
 class ProjectionBuilder(GraphBuilder):
-    """Stores projections as ``floats`` (``bits`` None), or in blocks of so many bits."""
+    """Stores projections as ``floats`` (``grid`` None), or in blocks on a grid."""
 
     def __init__(
         self,
         decoder: Decoder,
         weights: Weights,
         file: TensorFile | PlannedFile,
-        bits: int | None,
+        grid: Grid | None,
         floats: ir.DataType = ir.DataType.FLOAT,
     ) -> None:
         super().__init__(weights, file, floats)
         self._decoder = decoder
-        self._bits = bits
+        self._grid = grid
 
     def _whole_matrix(self, name: str, tensor: str) -> Matrix:
-        """Store an embedding or a head: always 8 bits, as it touches every logit."""
+        """Store an embedding or a head, whatever the projections' grid."""
         outputs, inputs = self._weights.info(tensor).shape
-        return self._quantized(name, self._row_jobs(tensor), outputs, inputs, EMBEDDING_BITS)
+        return self._quantized(name, self._row_jobs(tensor), outputs, inputs, EMBEDDING)
 
     def _projection(self, name: str, source: ir.Value, linears: Sequence[Linear], heads: HeadAxis = None) -> ir.Value:
         """Return source times the packed weights of ``linears`` side by side, plus their biases where any.
 
         ``heads`` names the axis that is made of attention heads, whose padding it gets.
         """
-        if self._bits is None:
+        if self._grid is None:
             weight = self._add_transposed(f"{name}.weight", linears, heads)
             product = self._node("MatMul", (source, weight), f"{name}.matmul")
         else:
@@ -112,7 +112,7 @@ class ProjectionBuilder(GraphBuilder):
             outputs = outputs // head_dim * padded
         if heads == "inputs":
             inputs = inputs // head_dim * padded
-        matrix = self._quantized(name, jobs, outputs, inputs, self._bits or EMBEDDING_BITS)
+        matrix = self._quantized(name, jobs, outputs, inputs, self._grid or EMBEDDING)
         for linear in linears:
             self._weights.release(linear.weight)
         return matrix

@@ -13,7 +13,7 @@ from edgestill.errors import UnsupportedError
 from edgestill.progress import SILENT, Progress
 
 PRECISIONS: Final[dict[Format, tuple[str, ...]]] = {
-    "onnx": ("int8", "int4"),
+    "onnx": ("int8", "int4", "int4_g128"),
     "gguf": ("q8_0", "q4_0", "q4_k_m"),
     "onnx-portable": ("int8",),
 }

@@ -9,35 +9,33 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edgestill.artifact import DESCRIPTION_FILE, Artifact
 from edgestill.errors import ModelFileError, UnsupportedError
 from edgestill.progress import SILENT, Progress
 from edgestill.storage import whole_folder
 from edgestill.tensor_file import TensorFile
+from edgestill.weight_blocks import GRIDS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-PRECISIONS: Final = {"int8": 8, "int4": 4}
 
 
 def quantize_onnx(source: Artifact, precision: str, out_dir: Path, *, progress: Progress = SILENT) -> Artifact:
     """Write ``out_dir/onnx-<precision>/`` from an onnx-fp32 artifact and return the new artifact.
 
-    ``precision`` is ``int8`` or ``int4``. Tensors stream one at a time; the same source gives the same
+    ``precision`` is one of ``GRIDS``. Tensors stream one at a time; the same source gives the same
     weights. Raises UnsupportedError for another precision or source, ModelFileError for a damaged source.
     """
-    if precision not in PRECISIONS:
-        raise UnsupportedError(f"onnx precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if precision not in GRIDS:
+        raise UnsupportedError(f"onnx precision {precision!r} is not one of {', '.join(GRIDS)}")
     if (source.format, source.precision) != ("onnx", "fp32"):
         raise UnsupportedError(f"{source.folder}: {source.name} can't be quantised; give an onnx-fp32 artifact")
     import onnx_ir as ir
 
     from edgestill.quantize.onnx_graph import BlockQuantizer
 
-    bits = PRECISIONS[precision]
     final = out_dir / f"onnx-{precision}"
     with whole_folder(final) as folder:
         model = _load(source)
@@ -45,7 +43,7 @@ def quantize_onnx(source: Artifact, precision: str, out_dir: Path, *, progress: 
             progress.task(f"quantizing onnx-{precision}", unit="matrices") as task,
             TensorFile(folder / f"{source.entry}.data") as file,
         ):
-            quantizer = BlockQuantizer(model, bits, file, task)
+            quantizer = BlockQuantizer(model, GRIDS[precision], file, task)
             quantizer.run()
         for path in sorted(source.folder.iterdir()):
             if path.is_file() and path.name != DESCRIPTION_FILE and not path.name.startswith(source.entry):

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from edgestill.errors import ModelFileError
 from edgestill.progress import Task
 from edgestill.tensor_file import TensorFile
-from edgestill.weight_blocks import quantize_rows
+from edgestill.weight_blocks import EMBEDDING, Grid, block_size, quantize_rows
 
 MICROSOFT: Final = "com.microsoft"
 INT8_ACTIVATIONS: Final = 4
-_EMBEDDING_BITS: Final = 8
 # Small enough that the arithmetic stays in the CPU's cache.
 _PIECE_WEIGHTS: Final = 1 << 17
 
@@ -39,14 +38,13 @@ class _Matrix(NamedTuple):
 class BlockQuantizer:
     """Replaces MatMul by MatMulNBits and Gather by GatherBlockQuantized in one model.
 
-    Projections get ``bits``; the embedding and the head always get 8: they touch every logit, and 4 bits
-    there cost more agreement than all layers together save in size. A tied embedding stays one tensor
+    Projections get ``grid``; the embedding and the head that of :data:`EMBEDDING`. A tied embedding stays one tensor
     for both of its uses. After :meth:`run`, ``notes`` says what a person should know of the result.
     """
 
-    def __init__(self, model: ir.Model, bits: int, file: TensorFile, task: Task) -> None:
+    def __init__(self, model: ir.Model, grid: Grid, file: TensorFile, task: Task) -> None:
         self._graph = model.graph
-        self._bits = bits
+        self._grid = grid
         self._file = file
         self._task = task
         self._matrices: dict[str, _Matrix] = {}
@@ -66,12 +64,12 @@ class BlockQuantizer:
         padded = sorted({matrix.inputs for matrix in self._matrices.values() if matrix.inputs % matrix.block})
         if padded:
             self.notes.append(f"rows of {', '.join(map(str, padded))} weights are padded to whole blocks")
-        if self._bits != _EMBEDDING_BITS:
-            self.notes.append(f"the embedding and the head have {_EMBEDDING_BITS} bits")
+        if self._grid.bits != EMBEDDING.bits:
+            self.notes.append(f"the embedding and the head have {EMBEDDING.bits} bits")
 
     def _replace_matmul(self, node: ir.Node) -> None:
         is_head = node.outputs[0] is self._graph.outputs[0]
-        matrix = self._matrix(node, 1, _EMBEDDING_BITS if is_head else self._bits)
+        matrix = self._matrix(node, 1, EMBEDDING if is_head else self._grid)
         attributes = {
             "K": matrix.inputs,
             "N": matrix.outputs,
@@ -85,7 +83,7 @@ class BlockQuantizer:
     def _replace_gather(self, node: ir.Node) -> None:
         weight = node.inputs[0]
         name = "embedding" if weight is None or weight.name is None else weight.name.removesuffix(".weight")
-        matrix = self._matrix(node, 0, _EMBEDDING_BITS)
+        matrix = self._matrix(node, 0, EMBEDDING)
         # The two operators want the same scales as [rows, blocks] and [rows, blocks, 1]; the values,
         # [rows, blocks, bytes], suit both as they are.
         scales = ir.node("Reshape", (matrix.scales, self._shape(f"{name}.scales_shape", (0, -1, 1))))
@@ -112,7 +110,7 @@ class BlockQuantizer:
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self._graph.remove(node, safe=True)
 
-    def _matrix(self, node: ir.Node, index: int, bits: int) -> _Matrix:
+    def _matrix(self, node: ir.Node, index: int, grid: Grid) -> _Matrix:
         weight = node.inputs[index]
         if weight is None or weight.name is None:
             raise ModelFileError(f"node {node.name!r} has no stored weight; give an onnx-fp32 artifact")
@@ -122,13 +120,12 @@ class BlockQuantizer:
             array = _read(weight.const_value)
             weight.const_value = None  # the file mapped for it goes with it
             rows = array.T if node.op_type == "MatMul" else array
-            self._matrices[weight.name] = self._quantize(weight.name, rows, bits)
+            self._matrices[weight.name] = self._quantize(weight.name, rows, grid)
         return self._matrices[weight.name]
 
-    def _quantize(self, name: str, rows: NDArray[np.float32], bits: int) -> _Matrix:
+    def _quantize(self, name: str, rows: NDArray[np.float32], grid: Grid) -> _Matrix:
         outputs, inputs = rows.shape
-        # Blocks of 64 halve the scales' share where 8 bits leave room for it; not where they'd need padding.
-        block = 64 if bits == 8 and inputs % 64 == 0 else 32
+        bits, block = grid.bits, block_size(grid, inputs)
         step = max(1, _PIECE_WEIGHTS // inputs)
         scales: list[NDArray[np.float32]] = []
 

@@ -21,7 +21,9 @@ def export(
     format: Annotated[str, typer.Option(help="onnx, gguf or onnx-portable.")] = "gguf",
     precision: Annotated[
         str | None,
-        typer.Option(help="onnx: fp32, fp16, int8, int4; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16."),
+        typer.Option(
+            help="onnx: fp32, fp16, int8, int4, int4_g128; gguf: f32, f16, bf16, q8_0; onnx-portable: fp32, fp16."
+        ),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Held-out rows for the parity check (default: built-in text).")

@@ -19,7 +19,9 @@ def quantize(
     model: Annotated[
         Path, typer.Argument(help="A .gguf file, an ONNX folder or an artifact's folder (fp32, f32 or f16).")
     ],
-    to: Annotated[str, typer.Option(help="onnx: int8, int4; gguf: q8_0, q4_0, q4_k_m; onnx-portable: int8.")],
+    to: Annotated[
+        str, typer.Option(help="onnx: int8, int4, int4_g128; gguf: q8_0, q4_0, q4_k_m; onnx-portable: int8.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder that receives <format>-<precision>/.")],
     reference: Annotated[
         Path | None, typer.Option(help="Checkpoint to compare with (default: the model that is quantised).")

@@ -69,6 +69,7 @@ def test_onnxruntime_genai_finds_the_tokenizer(tiny_checkpoint: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [("tiny_checkpoint", "fp32"), ("tiny_checkpoint", "fp16"), ("tiny_checkpoint", "int4"), ("tiny_checkpoint", "int8")]
+    + [("tiny_checkpoint", "int4_g128")]
     + [(kind, "fp32") for kind in ("tiny_phi3", "tiny_gemma3", "tiny_gpt2", "tiny_qwen3")],
 )
 def test_onnxruntime_web_computes_the_same_logits(

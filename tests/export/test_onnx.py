@@ -241,7 +241,7 @@ class Notes:
         self.texts.append(text)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4_g128"])
 @pytest.mark.parametrize("settings", [{}, {"max_position_embeddings": 65536, "head_dim": 24}])
 def test_the_size_is_said_before_writing_and_right(
     precision: str, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from edgestill.quantize.onnx import quantize_onnx
 from edgestill.runtime.divergence import kl_divergence
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import locate_model
-from edgestill.weight_blocks import dequantize_rows, quantize_rows
+from edgestill.weight_blocks import GRIDS, block_size, dequantize_rows, quantize_rows
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,23 @@ def test_a_weight_is_off_by_at_most_half_a_step_of_its_block(
     assert error.max() <= largest / (1 << (bits - 1)) * 1.7
 
 
+@pytest.mark.parametrize(
+    ("grid", "inputs", "expected"),
+    [
+        ("int4", 64, 32),
+        ("int4_g128", 1536, 128),
+        ("int4_g128", 576, 128),  # 64 zeros more: a ninth
+        ("int4_g128", 172, 64),  # 128 would pad it by a half, 64 by 20
+        ("int4_g128", 64, 64),
+        ("int4_g128", 80, 32),
+        ("int8", 576, 64),
+        ("int8", 80, 32),
+    ],
+)
+def test_a_block_is_halved_while_it_pads_too_much(grid: str, inputs: int, expected: int) -> None:
+    assert block_size(GRIDS[grid], inputs) == expected
+
+
 def test_a_block_of_zeros_stays_zeros() -> None:
     for bits in (4, 8):
         quantized = quantize_rows(np.zeros((2, 40), np.float32), bits, 32)
@@ -81,7 +98,7 @@ def test_the_scale_search_is_never_worse_than_onnxruntimes_round_to_nearest() ->
     assert np.square(ours - weights).mean() < np.square(theirs - weights).mean()
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.002), ("int4", 0.06)])
+@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.002), ("int4", 0.06), ("int4_g128", 0.1)])
 @pytest.mark.parametrize(
     "kind",
     [
@@ -107,7 +124,7 @@ def test_a_quantised_file_stays_near_its_source(
     assert divergence(source, quantized, list(range(10, 90))) < limit
 
 
-@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.005), ("int4", 0.2)])
+@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.005), ("int4", 0.2), ("int4_g128", 0.25)])
 def test_a_quantised_real_model_stays_near_its_source(
     precision: str, limit: float, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -139,14 +156,14 @@ def test_a_hidden_size_that_is_no_multiple_of_a_block_works(tmp_path: Path) -> N
     )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "odd")
     source = export_onnx(Checkpoint.open(tmp_path / "odd"), "fp32", tmp_path)
-    for precision, limit in (("int8", 0.002), ("int4", 0.06)):
+    for precision, limit in (("int8", 0.002), ("int4", 0.06), ("int4_g128", 0.1)):
         quantized = quantize_onnx(source, precision, tmp_path)
         assert divergence(source, quantized, list(range(10, 90))) < limit
         assert any(note.startswith("rows of 80") for note in quantized.notes)
 
 
 def test_token_by_token_equals_the_whole_prompt(tiny_fp32: Artifact, tmp_path: Path) -> None:
-    for precision in ("int8", "int4"):
+    for precision in ("int8", "int4", "int4_g128"):
         engine = open_engine(locate_model(quantize_onnx(tiny_fp32, precision, tmp_path).folder), threads=1)
         ids = list(range(10, 50))
         whole = engine.logits(ids)
@@ -165,7 +182,7 @@ def test_a_tied_embedding_is_stored_once_in_8_bits(tiny_fp32: Artifact, tmp_path
 
 
 def test_the_same_source_gives_the_same_bytes(tiny_fp32: Artifact, tmp_path: Path) -> None:
-    for precision in ("int8", "int4"):
+    for precision in ("int8", "int4", "int4_g128"):
         first = quantize_onnx(tiny_fp32, precision, tmp_path / "a")
         second = quantize_onnx(tiny_fp32, precision, tmp_path / "b")
         assert first.sha256 == second.sha256
@@ -199,7 +216,7 @@ def test_a_truncated_source_is_an_error_and_leaves_nothing(tiny_checkpoint: Path
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "int4_g128"])
 @pytest.mark.parametrize(
     "kind", ["tiny_checkpoint", "tiny_qwen2", "tiny_olmo2", "tiny_phi3", "tiny_gemma2", "tiny_gemma3", "tiny_granite"]
 )

@@ -48,7 +48,7 @@ def test_gguf_bytes_equal_those_of_the_library(checkpoint: Path, precision: str,
     assert found.at(10) == found.weights + 10 * found.cached
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "int4_g128"])
 def test_onnx_bytes_equal_an_independent_count(checkpoint: Path, precision: str, tmp_path: Path) -> None:
     path = locate_model(export_checkpoint(Checkpoint.open(checkpoint), "onnx", precision, tmp_path).model_path).path
     graph = onnx.load(path).graph
