@@ -2,11 +2,11 @@
 
     python benchmarks/group_size.py [--checkpoint FOLDER --text FILE] [--minutes 6] [--rounds 11] [--json]
 
-Without a checkpoint a small Llama is trained on ../shared/data/tinystories-text (width 384, 4 layers, vocabulary 4,096),
-whose last 200 stories are kept apart; with one, ``--text`` is a text that it wasn't trained on. Each int4 file, ours and
-those of onnxruntime-genai's builder in blocks of 32 (its default) and 128, is compared with the checkpoint in torch on
-that text: mean KL(checkpoint || file) in nats with its standard error, top-1 agreement, perplexity, all under our
-engine. Then each decodes in turn in processes of their own, ours under our engine and theirs in onnxruntime-genai's
+Without a checkpoint a small Llama is trained on ../shared/data/tinystories-text (width 384, 4 layers, vocabulary
+4,096), whose last 200 stories are kept apart; with one, ``--text`` is a text that it wasn't trained on. Each int4 file,
+ours and those of onnxruntime-genai's builder in blocks of 32 (its default) and 128, is compared with the checkpoint in
+torch on that text: mean KL(checkpoint || file) in nats with its standard error, top-1 agreement, perplexity, all under
+our engine. Then each decodes in turn in processes of their own, ours under our engine and theirs in onnxruntime-genai's
 loop; ratios are to the builder's file in blocks of 32.
 """
 
