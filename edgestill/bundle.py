@@ -1,7 +1,8 @@
 """Bundle: a folder with a manifest, artifacts, tokenizer, golden answers, report and licences.
 
     manifest.json   schema first; sha256 and size of every other file; ``digest`` over itself
-    artifacts/<name>/   one exported file set each, with its parity.json
+    artifacts/<name>/   one exported file set each, with its parity.json and, where asked for, the prefix.state of a
+                    system prompt
     tokenizer/      the student's tokenizer and chat template
     golden.jsonl    prompts and the exact greedy token ids that each artifact must produce
     report.html     measured figures for a person
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal
@@ -130,6 +131,8 @@ class Contents:
     report_html: str
     licenses: dict[str, str]
     provenance: dict[str, object]
+    complete: Callable[[Artifact, Path], None] | None = None
+    """Adds to an artifact's folder in the bundle what is computed from it; before anything is hashed."""
 
 
 def pack_bundle(contents: Contents, out_dir: Path) -> Bundle:
@@ -143,6 +146,8 @@ def pack_bundle(contents: Contents, out_dir: Path) -> Bundle:
         for artifact, described in contents.artifacts:
             for name in files_below(artifact.folder):
                 _place(artifact.folder / name, folder / "artifacts" / described.name / name)
+            if contents.complete is not None:
+                contents.complete(artifact, folder / "artifacts" / described.name)
         for tokenizer_name, tokenizer_file in contents.tokenizer_files.items():
             _place(tokenizer_file, folder / "tokenizer" / tokenizer_name)
         write_text(folder / GOLDEN_FILE, contents.golden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +78,9 @@ def write_bundle(
     license: str | None,
     created: str,
     provenance: dict[str, object],
+    system: str | None = None,
 ) -> Bundle:
-    """Pack what a run made into ``out``."""
+    """Pack what a run made into ``out``; with ``system``, what each artifact computes for that system prompt too."""
     from edgestill.runtime.tokenizer import FastTokenizer
 
     tokenizer = FastTokenizer(checkpoint.path)
@@ -100,8 +102,18 @@ def write_bundle(
         report_html=report_html,
         licenses=licenses_of(checkpoint, license),
         provenance=provenance,
+        complete=None if system is None else functools.partial(_write_prefix, system),
     )
     return pack_bundle(contents, out)
+
+
+def _write_prefix(system: str, artifact: Artifact, folder: Path) -> None:
+    from edgestill.runtime.prefix_state import PREFIX_FILE, system_prefix, write_prefix_state
+    from edgestill.runtime.session import Session
+
+    with Session.open(artifact.model_path) as session:
+        ids = system_prefix(session.tokenizer, system)
+        write_prefix_state(folder / PREFIX_FILE, session.engine, ids, model_sha256=artifact.sha256, system=system)
 
 
 def pack_artifacts(
@@ -116,6 +128,7 @@ def pack_artifacts(
     max_new_tokens: int,
     ship: str | None,
     progress: Progress,
+    system: str | None = None,
 ) -> Bundle:
     """Pack artifacts that were made by hand: nothing was measured but the parity that ``export`` left beside them."""
     from edgestill.runtime.golden import make_golden
@@ -143,4 +156,5 @@ def pack_artifacts(
         license=None,
         created=now(),
         provenance={"checkpoint_sha256": checkpoint.sha256(), "versions": tool_versions()},
+        system=system,
     )

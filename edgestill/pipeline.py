@@ -265,6 +265,7 @@ def _pack(
             license=recipe.bundle.license,
             created=created,
             provenance=provenance,
+            system=recipe.bundle.system,
         )
         write_report(document, steps.out_dir)
         return {"document": document.model_dump(mode="json", by_alias=True)}

@@ -61,6 +61,28 @@ class Engine(Protocol):
         """Free the model; the engine must not be used after."""
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """An engine that gives its KV cache as bytes and takes it back, to the bit.
+
+    ``state_layout`` names what must be equal where a state is taken back: the engine, the version that its bytes depend
+    on, the cache's precision and shape.
+    """
+
+    @property
+    def state_layout(self) -> str:
+        """What the bytes depend on."""
+
+    def save_state(self) -> NDArray[np.uint8]:
+        """Return the keys and values of the ``position`` tokens in the cache, uint8, the caller's own."""
+
+    def restore_state(self, state: NDArray[np.uint8], tokens: int) -> None:
+        """Replace the sequence by the ``tokens`` of ``state``; ``position`` is ``tokens`` afterwards.
+
+        Raises ModelFileError when the bytes don't fit; the sequence is empty then.
+        """
+
+
 def check_room(engine: Engine, tokens: int) -> None:
     """Raise ContextFullError when ``tokens`` more don't fit, InputError when there are none."""
     if tokens < 1:

@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from edgestill.dataset import Message
-from edgestill.errors import CheckpointError, ContextFullError, InputError
+from edgestill.errors import CheckpointError, ContextFullError, InputError, ModelFileError
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.classifier import refuse_classifier
-from edgestill.runtime.engine import Engine, Logits
+from edgestill.runtime.engine import Engine, KeepsState, Logits
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import ModelSource, locate_model
+from edgestill.runtime.prefix_state import PREFIX_FILE, PrefixState, open_prefix_state
 from edgestill.runtime.sampling import Sampler, Sampling
 from edgestill.runtime.stop_strings import StopStrings
 from edgestill.runtime.tokenizer import FastTokenizer, GgufTokenizer, StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
+
+_WORTH_READING: Final = 1 / 8  # of a prefix's tokens; a token is read at least 15 times as fast as it is computed
 
 FinishReason = Literal["eos", "stop", "length", "cancelled"]
 Prompt = str | Sequence[Message] | Sequence[int]
@@ -51,9 +54,10 @@ class GenerationOptions:
 class GenerationStatistics:
     """Counts and times (seconds) of one answer.
 
-    ``reused_tokens`` of the prompt were in the KV cache already. ``ttft_seconds`` runs from the call to
-    the first token, ``prefill_seconds`` is the engine's share of it; ``token_seconds`` are the gaps
-    between the tokens after the first, without what a consumer of the stream did in between.
+    ``reused_tokens`` of the prompt were in the KV cache already, or in the prefix state. ``ttft_seconds`` runs from
+    the call to the first token, ``prefill_seconds`` is the engine's share of it (a prefix state's reading included);
+    ``token_seconds`` are the gaps between the tokens after the first, without what a consumer of the stream did in
+    between.
     """
 
     prompt_tokens: int
@@ -93,7 +97,8 @@ class Session:
 
     Between calls the KV cache is kept, and what a prompt shares with the sequence before isn't computed
     again. Whoever uses ``engine`` directly calls :meth:`reset` before the next answer. ``last`` is the
-    answer of the last :meth:`generate` or exhausted :meth:`stream`.
+    answer of the last :meth:`generate` or exhausted :meth:`stream`. ``prefix`` is the state of a system prompt that
+    prompts begin from (see :meth:`use_prefix`), ``prefix_misfit`` why the one beside the model isn't used.
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, model: ModelSource | None = None) -> None:
@@ -101,6 +106,8 @@ class Session:
         self.tokenizer = tokenizer
         self.model = model
         self.last: Generation | None = None
+        self.prefix: PrefixState | None = None
+        self.prefix_misfit: str | None = None
         self._sequence: list[int] = []  # the ids in the engine's KV cache
         self._cancelled = False
 
@@ -115,6 +122,7 @@ class Session:
     ) -> Session:
         """Load a MODEL argument (see :func:`locate_model`) into an engine (see :func:`open_engine`).
 
+        A prefix state that lies beside the model (a bundle's) is used where it fits; ``prefix_misfit`` says why not.
         Raises InputError and its kinds when it can't be read or is a classifier, MissingDependencyError when the
         engine's package isn't installed.
         """
@@ -122,9 +130,16 @@ class Session:
         refuse_classifier(source)
         tokenizer = None if source.kind == "gguf" else _beside(source)
         opened = open_engine(source, engine=engine, threads=threads, context_length=context_length)
-        if tokenizer is not None:
-            return cls(opened, tokenizer, source)
-        return cls(opened, GgufTokenizer(cast("LlamaCppEngine", opened), source.tokenizer_folder), source)
+        if tokenizer is None:
+            session = cls(opened, GgufTokenizer(cast("LlamaCppEngine", opened), source.tokenizer_folder), source)
+        else:
+            session = cls(opened, tokenizer, source)
+        if (source.folder / PREFIX_FILE).is_file():
+            try:
+                session.use_prefix(source.folder / PREFIX_FILE)
+            except ModelFileError as error:
+                session.prefix_misfit = str(error)
+        return session
 
     def __enter__(self) -> Session:
         return self
@@ -143,6 +158,20 @@ class Session:
         """Forget the sequence in the KV cache."""
         self._sequence.clear()
         self.engine.rewind(0)
+
+    def use_prefix(self, path: Path | None) -> None:
+        """Begin prompts from a prefix state where they share more with it than with the cache (None: no longer).
+
+        Its file is read at the first such prompt. Raises ModelFileError when it isn't one, or was made for another
+        model or engine.
+        """
+        self.prefix = None
+        if path is None:
+            return
+        prefix = open_prefix_state(path)
+        if misfit := prefix.misfit(self.engine, "" if self.model is None else self.model.sha256()):
+            raise ModelFileError(misfit)
+        self.prefix = prefix
 
     def cancel(self) -> None:
         """End the answer under way after the token being computed; may be called from another thread."""
@@ -166,12 +195,7 @@ class Session:
 
     def shared(self, token_ids: Sequence[int]) -> int:
         """Return how many of ``token_ids``, from the first on, are in the KV cache."""
-        common = 0
-        for ours, asked in zip(self._sequence, token_ids, strict=False):
-            if ours != asked:
-                break
-            common += 1
-        return common
+        return _common(self._sequence, token_ids)
 
     def generate(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
         """Answer a prompt: raw text, messages, or token ids.
@@ -284,6 +308,13 @@ class Session:
         common = self.shared(ids[:-1])
         # Cleared first: an engine that fails half-way leaves nothing that could be reused wrongly.
         sequence.clear()
+        if self.prefix is not None:
+            held = self.prefix.token_ids
+            kept = _common(held, ids[:-1])
+            # All of the file is read for what they share: a BOS token alone isn't worth it.
+            if kept - common >= len(held) * _WORTH_READING:
+                cast("KeepsState", engine).restore_state(self.prefix.read(), len(held))
+                common = kept
         engine.rewind(common)
         common = engine.position
         logits = engine.append(ids[common:] if common else ids)
@@ -303,6 +334,12 @@ def render_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message]) -> list
     template = tokenizer.chat_template
     text = render(template, prompt, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
     return tokenizer.encode(text, add_special=template is None)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common, from the first on."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (ours, asked) in pairs if ours != asked), min(len(one), len(other)))
 
 
 def _beside(source: ModelSource) -> FastTokenizer:

@@ -29,13 +29,23 @@ def pack(
     golden_prompts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 20,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each golden answer, at most.")] = 64,
     ship: Annotated[str | None, typer.Option(help="The artifact that is meant to be deployed.")] = None,
+    system: Annotated[
+        Path | None, typer.Option(help="A text file: the system prompt whose computed state each artifact carries.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Pack artifacts with tokenizer, golden answers and hashes."""
     from edgestill.artifact import Checkpoint
+    from edgestill.errors import InputError
     from edgestill.packing import pack_artifacts
     from edgestill.quantize import artifact_from_path
 
+    try:
+        prompt = None if system is None else system.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--system {system}: not a readable text file ({error})") from error
+    if prompt == "":
+        raise InputError(f"--system {system}: the file is empty")
     with console.open_progress() as progress:
         bundle = pack_artifacts(
             Checkpoint.open(checkpoint),
@@ -48,6 +58,7 @@ def pack(
             max_new_tokens=max_new_tokens,
             ship=ship,
             progress=progress,
+            system=prompt,
         )
     if as_json:
         console.print_json(bundle.manifest.model_dump_json(indent=2, by_alias=True))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from edgestill.cli import console
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -16,7 +18,9 @@ def add_to(app: typer.Typer) -> None:
 def chat(
     model: Annotated[str, typer.Argument(help="Hugging Face folder, .gguf file, ONNX folder or BUNDLE#artifact-name.")],
     prompt: Annotated[str | None, typer.Option(help="Ask this one question and exit.")] = None,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="System message (default: the one that the bundle carries).")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0: off.")] = 0,
@@ -32,8 +36,12 @@ def chat(
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling)
-    history = [Message("system", system)] if system is not None else []
     with Session.open(model, threads=threads, context_length=context) as session:
+        if session.prefix_misfit is not None:
+            console.say(f"the system prompt's state isn't used: {session.prefix_misfit}")
+        if system is None and session.prefix is not None:
+            system = session.prefix.system
+        history = [Message("system", system)] if system is not None else []
         while True:
             asked = prompt if prompt is not None else _ask()
             if not asked:

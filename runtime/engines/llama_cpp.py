@@ -199,6 +199,27 @@ class LlamaCppEngine:
             position = 0
         self._position = position
 
+    @property
+    def state_layout(self) -> str:
+        """The state's bytes are llama.cpp's own: they depend on its version."""
+        return f"llama.cpp of llama-cpp-python {self._llama.__version__}, KV cache {self.kv_precision}"
+
+    def save_state(self) -> NDArray[np.uint8]:
+        state = np.empty(self._llama.llama_state_seq_get_size(self.context_pointer, 0), np.uint8)
+        written = self._llama.llama_state_seq_get_data(self.context_pointer, _bytes_of(state), len(state), 0)
+        if written != len(state):
+            raise StageError(f"{self.path}: llama.cpp can't write its state ({_first_error()})")
+        return state
+
+    def restore_state(self, state: NDArray[np.uint8], tokens: int) -> None:
+        self.rewind(0)
+        taken = self._llama.llama_state_seq_set_data(self.context_pointer, _bytes_of(state), len(state), 0)
+        self._position = self._llama.llama_memory_seq_pos_max(self._memory, 0) + 1
+        if taken != len(state) or self._position != tokens:
+            self._llama.llama_memory_clear(self._memory, False)
+            self._position = 0
+            raise ModelFileError(f"{self.path}: llama.cpp refuses a state for {tokens} tokens ({_first_error()})")
+
     def close(self) -> None:
         if self.context_pointer:
             self._llama.llama_free(self.context_pointer)
@@ -229,6 +250,10 @@ class LlamaCppEngine:
         if code == 1:
             raise ContextFullError(f"{self.path}: no room left in llama.cpp's KV cache; shorten the prompt")
         raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_first_error()})")
+
+
+def _bytes_of(state: NDArray[np.uint8]) -> Any:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _first_error() -> str:

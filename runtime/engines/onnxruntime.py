@@ -100,6 +100,7 @@ class OnnxRuntimeEngine:
         self._position = 0
         self._names = [f"{layer}.{part}" for layer in range(self._layers) for part in ("key", "value")]
         self._cache = self._zeroed(context_length if self.shares_buffers else 0)
+        self.state_layout = f"onnxruntime, {self._layers} layers of {kv_heads} x {head_size} {np.dtype(self._kv[2])}"
         self._mask = np.ones((1, context_length), np.int64)
         self._masks: list[Any] = [None] * (context_length + 1)
         self._one_id = np.zeros((1, 1), np.int64)
@@ -151,6 +152,23 @@ class OnnxRuntimeEngine:
             kept = [np.ascontiguousarray(value.numpy()[:, :, : self._position]) for value in self._cache]
             self._cache = [self._value(array) for array in kept]
         # A shared buffer keeps its old keys and values: attention reads only as far as the mask says.
+
+    def save_state(self) -> NDArray[np.uint8]:
+        kept = [np.ascontiguousarray(value.numpy()[:, :, : self._position]) for value in self._cache]
+        return np.concatenate([array.view(np.uint8).reshape(-1) for array in kept])
+
+    def restore_state(self, state: NDArray[np.uint8], tokens: int) -> None:
+        heads, size, dtype = self._kv
+        self.rewind(0)
+        if len(state) != len(self._names) * heads * tokens * size * np.dtype(dtype).itemsize:
+            raise ModelFileError(f"{self.path}: a state of {len(state)} bytes isn't one of {tokens} tokens")
+        arrays = state.view(dtype).reshape(len(self._names), 1, heads, tokens, size)
+        if self.shares_buffers:
+            for value, array in zip(self._cache, arrays, strict=True):
+                value.numpy()[:, :, :tokens] = array  # a view of the buffer that is bound
+        else:
+            self._cache = [self._value(np.ascontiguousarray(array)) for array in arrays]
+        self._position = tokens
 
     def close(self) -> None:
         self._session = None
