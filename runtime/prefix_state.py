@@ -68,12 +68,15 @@ class PrefixState:
         return None
 
     def read(self) -> NDArray[np.uint8]:
-        """Return the engine's bytes, uint8, checked against their hash. Raises ModelFileError when they changed."""
+        """Return the engine's bytes, uint8, memory-mapped, checked against their hash.
+
+        Raises ModelFileError when they changed.
+        """
         try:
-            state = np.fromfile(self.path, np.uint8, self.size, offset=self.offset)
-        except OSError as error:
-            raise ModelFileError(f"{self.path}: can't be read ({error.strerror})") from error
-        if len(state) != self.size or hashlib.sha256(state.data).hexdigest() != self.sha256:
+            state: NDArray[np.uint8] = np.memmap(self.path, np.uint8, "r", self.offset, (self.size,))
+        except (OSError, ValueError) as error:
+            raise ModelFileError(f"{self.path}: can't be read ({error})") from error
+        if hashlib.sha256(state.data).hexdigest() != self.sha256:
             raise ModelFileError(f"{self.path}: its bytes changed (sha256 differs from the header); make it again")
         return state
 
