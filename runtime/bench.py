@@ -41,6 +41,7 @@ class BenchOptions:
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
     ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
+    ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
     """
 
     prompt_tokens: int = 128
@@ -52,6 +53,7 @@ class BenchOptions:
     context_length: int | None = None
     timeout_seconds: float = 1800.0
     roofline: bool = False
+    worker: str | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
@@ -208,6 +210,7 @@ def _measure(
         timeout_seconds=options.timeout_seconds,
         keep_finished=keep_finished,
         progress=progress,
+        worker=options.worker,
     )
 
 

@@ -55,8 +55,9 @@ def run_worker(
     timeout_seconds: float,
     keep_finished: bool = False,
     progress: Progress = SILENT,
+    worker: str | None = None,
 ) -> WorkerRun:
-    """Start a worker, give it ``request``, and return what it said.
+    """Start a worker (None: ours), give it ``request``, and return what it said.
 
     ``rounds`` is how many warm-ups and repetitions to expect, for the progress bar. Raises as
     :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions; with ``keep_finished`` only when
@@ -72,7 +73,7 @@ def run_worker(
 
         try:
             run_in_worker(
-                _WORKER,
+                worker or _WORKER,
                 request,
                 take,
                 what=f"bench of {model}",
