@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, Latency
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.figure import Figure
@@ -110,6 +110,7 @@ def bench_model(
         "decode_tokens_per_second": decode,
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
+        **({"warmup_answer_seconds": [float(times["answer_seconds"]) for times in run.warm]} if run.warm else {}),
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
@@ -148,6 +149,7 @@ def bench_model(
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=source.sha256(),
+        engine_build=EngineBuild.model_validate(said) if (said := run.loaded.get("engine_build")) else None,
     )
 
 

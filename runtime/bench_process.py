@@ -17,7 +17,8 @@ _WORKER: Final = "edgestill.runtime.bench_worker"
 class WorkerRun:
     """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line.
 
-    ``failure`` says how it ended when it didn't end well.
+    ``warm`` are the times of the warm-ups, which count in no figure. ``failure`` says how it ended when it didn't end
+    well.
     """
 
     loaded: Mapping[str, Any] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class WorkerRun:
     prompt_sha256: str | None = None
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
+    warm: list[Mapping[str, Any]] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
 
@@ -41,6 +43,8 @@ class WorkerRun:
         self.pss.append(event["pss"])
         if kind == "loaded":
             self.loaded = event
+        elif kind == "warm" and event.get("times") is not None:
+            self.warm.append(event["times"])
         elif kind == "repetition":
             self.times.append(event["times"])
         elif kind == "finished":

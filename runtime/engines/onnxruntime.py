@@ -17,8 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.bench_results import EngineBuild
 from edgestill.errors import ModelFileError
 from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engine_builds import onnxruntime_commit
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.huge_pages import WORTH_BYTES, collapse_anonymous_memory
 from edgestill.runtime.model_source import ModelSource
@@ -151,6 +153,20 @@ class OnnxRuntimeEngine:
             kept = [np.ascontiguousarray(value.numpy()[:, :, : self._position]) for value in self._cache]
             self._cache = [self._value(array) for array in kept]
         # A shared buffer keeps its old keys and values: attention reads only as far as the mask says.
+
+    def describe(self) -> EngineBuild:
+        info = self._runtime.get_build_info()
+        return EngineBuild(
+            version=self._runtime.__version__,
+            commit=onnxruntime_commit(info),
+            build=info,
+            settings={
+                "kv_cache": np.dtype(self._kv[2]).name,
+                "providers": ", ".join(self._session.get_providers()),
+                "shared_kv_buffers": "yes" if self.shares_buffers else "no",
+                "huge_page_bytes": str(self.huge_page_bytes),
+            },
+        )
 
     def close(self) -> None:
         self._session = None
