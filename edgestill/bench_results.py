@@ -62,7 +62,7 @@ class Environment(Record):
     ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
     degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
     or empty where the system doesn't say. ``features`` are the processor's vector extensions, ``huge_pages`` is the
-    mode of transparent ones, ``virtualised`` whether a hypervisor runs it, ``container`` the kind of one, if that shows.
+    mode of transparent ones, ``virtualised`` whether a hypervisor runs it, ``container`` its kind, if it shows.
     """
 
     cpu: str
@@ -103,7 +103,8 @@ class BenchRecord(Record):
 
     Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
     of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
-    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
+    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept,
+    and the latter after Ctrl-C.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
     its last repetition; the figures are of those that had finished.

@@ -29,6 +29,7 @@ class WorkerRun:
     warm: list[Mapping[str, Any]] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
+    interrupted: bool = False
 
     def column(self, name: str) -> list[float]:
         """Return one time of every repetition."""
@@ -65,7 +66,7 @@ def run_worker(
 
     ``rounds`` is how many warm-ups and repetitions to expect, for the progress bar. Raises as
     :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions; with ``keep_finished`` only when
-    there are none, else the run's ``failure`` says it.
+    there are none, else the run's ``failure`` says it. Ctrl-C then ends the run too: ``interrupted`` says so.
     """
     model = request["model"]
     run = WorkerRun()
@@ -85,6 +86,11 @@ def run_worker(
                 timeout_seconds=timeout_seconds,
                 cure="give a longer timeout or fewer repetitions",
             )
+        except KeyboardInterrupt:
+            if not keep_finished or not run.times:
+                raise
+            run.interrupted = True
+            run.failure = f"stopped by Ctrl-C after {len(run.times)} finished repetitions"
         except EdgestillError as error:
             if not keep_finished or not run.times:
                 raise
