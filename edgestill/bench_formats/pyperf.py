@@ -28,7 +28,8 @@ def render_pyperf(document: BenchDocument) -> str:
     """Return the suite. Raises StageError when nothing was measured: pyperf refuses an empty one."""
     benchmarks = [one for name, record in _named(document.results) for one in _benchmarks(name, record)]
     if not benchmarks:
-        raise StageError("nothing was measured, and pyperf has no form for that; take another format")
+        why = f" ({failed})" if (failed := _failures(document)) else ""
+        raise StageError(f"nothing was measured{why}, and pyperf has no form for that; take another format")
     suite = {"version": "1.0", "metadata": _machine(document), "benchmarks": benchmarks}
     return json.dumps(suite, indent=1) + "\n"
 
@@ -83,8 +84,12 @@ def _machine(document: BenchDocument) -> Metadata:
     if document.created:
         about["date"] = document.created.removesuffix("Z").replace("T", " ")
     if document.failures:
-        about["edgestill_failures"] = _line("; ".join(f"{one.model}: {one.error}" for one in document.failures))
+        about["edgestill_failures"] = _failures(document)
     return {name: value for name, value in about.items() if value != ""}
+
+
+def _failures(document: BenchDocument) -> str:
+    return _line("; ".join(f"{one.model}: {one.error}" for one in document.failures))
 
 
 def _affinity(environment: Environment) -> str:
