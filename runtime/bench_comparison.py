@@ -189,6 +189,8 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     equal("processor", there.cpu, here.cpu)
     equal("cores", there.cores, here.cores)
     equal("governor", there.governor, here.governor)
+    if there.limits is not None and here.limits is not None:
+        equal("CPU quotas", there.limits.cpu_quota, here.limits.cpu_quota)
     if there.clock_mhz and here.clock_mhz:
         clocks = statistics.fmean(there.clock_mhz), statistics.fmean(here.clock_mhz)
         if max(clocks) > (1 + MAX_CLOCK_DIFFERENCE) * min(clocks):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency, Limits
 from edgestill.cli import main
 from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
@@ -29,7 +29,7 @@ from edgestill.runtime.bench_comparison import (
 
 MACHINE = Environment(
     cpu="cpu", cores=2, memory_bytes=1, system="Linux", python="3.11", versions={}, load_average=None,
-    governor="performance", clock_mhz=(2000.0, 2100.0), temperatures={"zone": 50.0}, throttled=0,
+    governor="performance", clock_mhz=(2000.0, 2100.0), temperatures={"zone": 50.0}, throttled=0, limits=Limits(),
 )  # fmt: skip
 
 
@@ -115,6 +115,7 @@ def test_options_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None
         ({"new_tokens": 32}, {}, "new tokens 64 and 32"),
         ({}, {"cpu": "another"}, "processor cpu and another"),
         ({}, {"governor": "powersave"}, "governor performance and powersave"),
+        ({}, {"limits": Limits(cpu_quota=0.5)}, "CPU quotas None and 0.5"),
         ({}, {"clock_mhz": (1000.0,)}, "clocks of 2050 and 1000 MHz"),
         ({}, {"temperatures": {"zone": 80.0}}, "temperatures of 50 and 80 degrees"),
     ],
