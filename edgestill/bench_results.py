@@ -17,12 +17,52 @@ class Latency(Record):
     p99: Figure = Figure.missing("seconds", "not measured")
 
 
+class Limits(Record):
+    """What a process may use of the machine: its CPUs by number, and the limits of its control groups.
+
+    ``pinned`` is whether it may not run on every CPU that is online. ``cpu_quota`` is in cores, ``memory_bytes`` the
+    least limit that holds for it; null where none does, or ``control_groups`` (v1, v2) is null: the system has none.
+    """
+
+    cpus: tuple[int, ...] | None = None
+    online: tuple[int, ...] | None = None
+    pinned: bool | None = None
+    cpu_quota: float | None = None
+    memory_bytes: int | None = None
+    control_groups: Literal["v1", "v2"] | None = None
+
+
+class Repository(Record):
+    """The git revision that was checked out where the command ran; ``dirty`` when tracked files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+class EngineBuild(Record):
+    """What an engine says of itself, from inside the measured process.
+
+    ``build`` is the library's own text on how it was built, ``features`` what that build uses (instruction sets,
+    OpenMP), ``commit`` the revision it was built from, ``settings`` how it was opened (KV cache, batches).
+    ``architecture`` and ``parameters`` are the model's, as the engine counts them. Null or empty where it doesn't say.
+    """
+
+    version: str | None = None
+    commit: str | None = None
+    build: str | None = None
+    features: tuple[str, ...] | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    architecture: str | None = None
+    parameters: int | None = None
+
+
 class Environment(Record):
     """Where a measurement was taken, and in which state the processor was.
 
     ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
     degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
-    or empty where the system doesn't say.
+    or empty where the system doesn't say. ``features`` are the processor's vector extensions, ``huge_pages`` is the
+    mode of transparent ones, ``virtualised`` whether a hypervisor runs it, ``container`` its kind, if it shows.
     """
 
     cpu: str
@@ -36,6 +76,14 @@ class Environment(Record):
     clock_mhz: tuple[float, ...] = ()
     temperatures: dict[str, float] = Field(default_factory=dict)
     throttled: int | None = None
+    features: tuple[str, ...] | None = None
+    limits: Limits | None = None
+    swap_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    virtualised: bool | None = None
+    container: str | None = None
+    huge_pages: str | None = None
+    repository: Repository | None = None
 
 
 class Roofline(Record):
@@ -55,7 +103,8 @@ class BenchRecord(Record):
 
     Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
     of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
-    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept.
+    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept,
+    and the latter after Ctrl-C.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
     its last repetition; the figures are of those that had finished.
@@ -85,6 +134,7 @@ class BenchRecord(Record):
     outliers: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     prompt_sha256: str | None = None
     model_sha256: str | None = None
+    engine_build: EngineBuild | None = None
 
 
 class BenchFailure(Record):
@@ -95,9 +145,11 @@ class BenchFailure(Record):
 
 
 class BenchDocument(Document):
-    """What ``bench`` prints."""
+    """What ``bench`` prints; ``created`` is when it began (UTC), ``environment_after`` the machine when it ended."""
 
     schema_: Annotated[Literal["edgestill.bench/1"], Field(alias="schema")] = "edgestill.bench/1"
     environment: Environment
     results: tuple[BenchRecord, ...]
     failures: tuple[BenchFailure, ...] = ()
+    created: str | None = None
+    environment_after: Environment | None = None

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, Latency
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.figure import Figure
@@ -41,6 +41,7 @@ class BenchOptions:
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
     ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
+    ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
     """
 
     prompt_tokens: int = 128
@@ -52,6 +53,7 @@ class BenchOptions:
     context_length: int | None = None
     timeout_seconds: float = 1800.0
     roofline: bool = False
+    worker: str | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
@@ -75,6 +77,14 @@ class AnswerBench:
     raw: dict[str, list[float]]
 
 
+class BenchInterrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a model: ``record`` is of the repetitions that had finished."""
+
+    def __init__(self, record: BenchRecord) -> None:
+        super().__init__()
+        self.record = record
+
+
 def bench_model(
     model: str | Path,
     options: BenchOptions = BenchOptions(),
@@ -86,7 +96,8 @@ def bench_model(
 
     Raises StageError when the worker dies (the signal and the number of finished repetitions are named)
     or runs past ``timeout_seconds``, and the worker's own error when the model can't be opened. With
-    ``keep_finished``, repetitions that had finished become the record, and its ``failure`` says how it ended.
+    ``keep_finished``, repetitions that had finished become the record, and its ``failure`` says how it ended; after
+    Ctrl-C the record comes inside of :class:`BenchInterrupted`.
     """
     source = locate_model(model)
     size = source.size_bytes
@@ -108,12 +119,13 @@ def bench_model(
         "decode_tokens_per_second": decode,
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
+        **({"warmup_answer_seconds": [float(times["answer_seconds"]) for times in run.warm]} if run.warm else {}),
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
     # The mean over the answer: the cache grows by one a token.
     positions = run.prompt_tokens + options.new_tokens / 2
-    return BenchRecord(
+    record = BenchRecord(
         model=str(model),
         engine=str(run.loaded["engine"]),
         threads=threads,
@@ -141,12 +153,19 @@ def bench_model(
             for name, unit in _MEANS.items()
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
-        roofline=roofline(source, rate, threads=threads, positions=positions) if options.roofline else None,
+        # Not after a failure: what took the worker's memory is perhaps still there.
+        roofline=roofline(source, rate, threads=threads, positions=positions)
+        if options.roofline and run.failure is None
+        else None,
         failure=run.failure,
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
-        model_sha256=source.sha256(),
+        model_sha256=None if run.interrupted else source.sha256(),
+        engine_build=EngineBuild.model_validate(said) if (said := run.loaded.get("engine_build")) else None,
     )
+    if run.interrupted:
+        raise BenchInterrupted(record)
+    return record
 
 
 def bench_answers(
@@ -208,6 +227,7 @@ def _measure(
         timeout_seconds=options.timeout_seconds,
         keep_finished=keep_finished,
         progress=progress,
+        worker=options.worker,
     )
 
 
@@ -233,7 +253,9 @@ def _peak_pss(run: WorkerRun) -> Figure:
 
 
 def _peak_rss(run: WorkerRun) -> Figure:
-    peak = None if run.finished is None else run.finished["peak_rss"]
+    if run.finished is None:
+        return Figure.missing("bytes", "the process ended before it could be asked")
+    peak = run.finished["peak_rss"]
     if peak is None:
         return Figure.missing("bytes", "this platform counts no peak resident set size")
     return Figure(value=peak, unit="bytes", n=1, source="the kernel's high-water mark (VmHWM or ru_maxrss)")

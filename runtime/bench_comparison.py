@@ -20,6 +20,7 @@ import numpy as np
 
 from edgestill.bench_results import BenchDocument, BenchRecord, Environment
 from edgestill.comparison import CompareDocument, MetricComparison, Verdict
+from edgestill.documents import read_document
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
@@ -49,6 +50,7 @@ MAX_TEMPERATURE_DIFFERENCE: Final = 15.0
 """Degrees Celsius between the hottest sensors, beyond which results aren't compared."""
 
 _P: Final = 0.05
+Bench = Callable[[str, BenchOptions], BenchRecord]
 Rounds = list[list[float]]
 """Samples of one metric: a list for each round (a process)."""
 
@@ -81,22 +83,29 @@ class CompareOptions:
 
 
 def compare_in_turn(
-    first: str, second: str, options: CompareOptions = CompareOptions(), *, progress: Progress = SILENT
+    first: str,
+    second: str,
+    options: CompareOptions = CompareOptions(),
+    *,
+    bench: Bench | None = None,
+    progress: Progress = SILENT,
 ) -> CompareDocument:
     """Run both models in turn, a fresh process each time, and say whether the second differs from the first.
 
-    The least number of rounds is run even if it takes longer than ``max_seconds``. Raises as
-    :func:`edgestill.runtime.bench.bench_model` does.
+    ``bench`` measures a model by its name (None: :func:`edgestill.runtime.bench.bench_model`, whose names are MODEL
+    arguments). The least number of rounds is run even if it takes longer than ``max_seconds``. Raises as ``bench``.
     """
-    for model in (first, second):
-        locate_model(model)  # a misspelt one is found before the other runs
+    if bench is None:
+        bench = bench_model
+        for model in (first, second):
+            locate_model(model)  # a misspelt one is found before the other runs
     environment = describe_environment()
     begun, done = time.monotonic(), 0
     records: tuple[list[BenchRecord], list[BenchRecord]] = ([], [])
     with progress.task(f"comparing {first} and {second}", options.max_rounds, "rounds") as task:
         while done < options.max_rounds:
             for side in (0, 1) if done % 2 == 0 else (1, 0):
-                records[side].append(bench_model((first, second)[side], options.bench))
+                records[side].append(bench((first, second)[side], options.bench))
             done += 1
             task.advance()
             if done == 1:
@@ -180,6 +189,8 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     equal("processor", there.cpu, here.cpu)
     equal("cores", there.cores, here.cores)
     equal("governor", there.governor, here.governor)
+    if there.limits is not None and here.limits is not None:
+        equal("CPU quotas", there.limits.cpu_quota, here.limits.cpu_quota)
     if there.clock_mhz and here.clock_mhz:
         clocks = statistics.fmean(there.clock_mhz), statistics.fmean(here.clock_mhz)
         if max(clocks) > (1 + MAX_CLOCK_DIFFERENCE) * min(clocks):
@@ -331,12 +342,7 @@ def _read(given: Path) -> tuple[BenchRecord, Environment]:
     if not given.exists() and "#" in text:
         text, _, name = text.rpartition("#")
     path = Path(text)
-    try:
-        document = BenchDocument.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); give a file that bench --json wrote") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not a bench result; give a file that bench --json wrote") from error
+    document = read_document(path, BenchDocument, what="a bench result", cure="give a file that bench --json wrote")
     records = [record for record in document.results if not name or record.model == name]
     if len(records) != 1:
         known = ", ".join(f"{path}#{record.model}" for record in document.results)

@@ -17,7 +17,8 @@ _WORKER: Final = "edgestill.runtime.bench_worker"
 class WorkerRun:
     """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line.
 
-    ``failure`` says how it ended when it didn't end well.
+    ``warm`` are the times of the warm-ups, which count in no figure. ``failure`` says how it ended when it didn't end
+    well.
     """
 
     loaded: Mapping[str, Any] = field(default_factory=dict)
@@ -25,8 +26,10 @@ class WorkerRun:
     prompt_sha256: str | None = None
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
+    warm: list[Mapping[str, Any]] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
+    interrupted: bool = False
 
     def column(self, name: str) -> list[float]:
         """Return one time of every repetition."""
@@ -41,6 +44,8 @@ class WorkerRun:
         self.pss.append(event["pss"])
         if kind == "loaded":
             self.loaded = event
+        elif kind == "warm" and event.get("times") is not None:
+            self.warm.append(event["times"])
         elif kind == "repetition":
             self.times.append(event["times"])
         elif kind == "finished":
@@ -55,12 +60,13 @@ def run_worker(
     timeout_seconds: float,
     keep_finished: bool = False,
     progress: Progress = SILENT,
+    worker: str | None = None,
 ) -> WorkerRun:
-    """Start a worker, give it ``request``, and return what it said.
+    """Start a worker (None: ours), give it ``request``, and return what it said.
 
     ``rounds`` is how many warm-ups and repetitions to expect, for the progress bar. Raises as
     :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions; with ``keep_finished`` only when
-    there are none, else the run's ``failure`` says it.
+    there are none, else the run's ``failure`` says it. Ctrl-C then ends the run too: ``interrupted`` says so.
     """
     model = request["model"]
     run = WorkerRun()
@@ -72,7 +78,7 @@ def run_worker(
 
         try:
             run_in_worker(
-                _WORKER,
+                worker or _WORKER,
                 request,
                 take,
                 what=f"bench of {model}",
@@ -80,6 +86,11 @@ def run_worker(
                 timeout_seconds=timeout_seconds,
                 cure="give a longer timeout or fewer repetitions",
             )
+        except KeyboardInterrupt:
+            if not keep_finished or not run.times:
+                raise
+            run.interrupted = True
+            run.failure = f"stopped by Ctrl-C after {len(run.times)} finished repetitions"
         except EdgestillError as error:
             if not keep_finished or not run.times:
                 raise

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgestill.artifact import read_json_object
 from edgestill.dataset import Message
 from edgestill.errors import InputError
+from edgestill.runtime.engine import DescribedEngine
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
 from edgestill.runtime.worker import Emit, serve_request
@@ -69,14 +70,15 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 "threads": engine.threads,
                 "context_length": engine.context_length,
                 "weights_bytes": engine.weights_bytes,
+                "engine_build": engine.describe().model_dump() if isinstance(engine, DescribedEngine) else None,
                 "pss_before": before.pss,
                 "pss": read_memory().pss,
             }
         )
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
         for number in range(int(request["warmup"])):
-            _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
-            emit({"event": "warm", "pss": read_memory().pss})
+            times = _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
+            emit({"event": "warm", "times": times, "pss": read_memory().pss})
         others = _OtherProcesses()
         pss, sampled = read_memory().pss, time.perf_counter()
         for prompt in prompts * int(request["repetitions"]):

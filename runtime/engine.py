@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.bench_results import EngineBuild
 from edgestill.errors import ContextFullError, InputError
 
 Logits = NDArray[np.float32]
@@ -81,6 +82,14 @@ class KeepsState(Protocol):
 
         Raises ModelFileError when the bytes don't fit; the sequence is empty then.
         """
+
+
+@runtime_checkable
+class DescribedEngine(Protocol):
+    """An engine that can say how its library was built and how it was opened."""
+
+    def describe(self) -> EngineBuild:
+        """Return what a benchmark keeps beside its times."""
 
 
 def check_room(engine: Engine, tokens: int) -> None:

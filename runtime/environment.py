@@ -10,8 +10,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from edgestill.bench_results import Environment
+from edgestill.bench_results import Environment, Limits
+from edgestill.runtime.control_group import control_group, cpu_quota, memory_limit
 from edgestill.runtime.engines import available_cpus
+from edgestill.runtime.isa_features import isa_features, under_hypervisor
+from edgestill.runtime.repository import describe_repository
 
 PACKAGES: Final = ("edgestill", "onnxruntime", "llama-cpp-python", "torch", "numpy", "tokenizers")
 """Packages whose versions bear on a measurement; their metadata is read, they aren't imported."""
@@ -19,13 +22,19 @@ PACKAGES: Final = ("edgestill", "onnxruntime", "llama-cpp-python", "torch", "num
 _CPU_KEYS: Final = ("model name", "Model", "Hardware", "cpu model")
 
 
-def describe_environment(cpuinfo: Path = Path("/proc/cpuinfo"), sysfs: Path = Path("/sys")) -> Environment:
+def describe_environment(
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    sysfs: Path = Path("/sys"),
+    proc: Path = Path("/proc"),
+    root: Path = Path("/"),
+) -> Environment:
     """Describe this machine as this process sees it: ``cores`` are those it may run on."""
     cores = [sysfs / "devices" / "system" / "cpu" / f"cpu{core}" for core in _own_cores()]
     governors = {text for core in cores if (text := _text(core / "cpufreq" / "scaling_governor"))}
     clocks = [_number(core / "cpufreq" / "scaling_cur_freq") for core in cores]
     throttles = [_number(core / "thermal_throttle" / "core_throttle_count") for core in cores]
     known = [count for count in throttles if count is not None]
+    swap, swap_free = _swap(proc / "meminfo")
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -42,7 +51,70 @@ def describe_environment(cpuinfo: Path = Path("/proc/cpuinfo"), sysfs: Path = Pa
         clock_mhz=tuple(clock / 1000 for clock in clocks if clock is not None) or _clocks(cpuinfo),
         temperatures=_temperatures(sysfs / "class" / "thermal"),
         throttled=int(sum(known)) if known else None,
+        features=isa_features(_text(cpuinfo)),
+        limits=_limits(sysfs, proc),
+        swap_bytes=swap,
+        swap_used_bytes=None if swap is None or swap_free is None else swap - swap_free,
+        virtualised=_virtualised(_text(cpuinfo), sysfs, proc),
+        container=_container(root),
+        huge_pages=_chosen(_text(sysfs / "kernel" / "mm" / "transparent_hugepage" / "enabled")),
+        repository=describe_repository(),
     )
+
+
+def _limits(sysfs: Path, proc: Path) -> Limits:
+    memory, cpu = control_group("memory", proc=proc), control_group("cpu", proc=proc)
+    online = _numbers(_text(sysfs / "devices" / "system" / "cpu" / "online"))
+    own = tuple(_own_cores()) if hasattr(os, "sched_getaffinity") else None
+    seen = memory or cpu
+    return Limits(
+        cpus=own,
+        online=online,
+        pinned=None if own is None or online is None else set(own) < set(online),
+        cpu_quota=cpu_quota(cpu),
+        memory_bytes=memory_limit(memory),
+        control_groups=None if seen is None else seen.version,
+    )
+
+
+def _numbers(text: str) -> tuple[int, ...] | None:
+    """Read the kernel's lists of numbers: ``0-2,5``."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        return None
+    ends = [[int(number) for number in part.split("-")] for part in text.split(",")]
+    return tuple(number for end in ends for number in range(end[0], end[-1] + 1))
+
+
+def _swap(meminfo: Path) -> tuple[int | None, int | None]:
+    found = dict(re.findall(r"^(Swap(?:Total|Free)):\s+(\d+) kB$", _text(meminfo), re.MULTILINE))
+    total, free = (found.get(name) for name in ("SwapTotal", "SwapFree"))
+    return None if total is None else int(total) * 1024, None if free is None else int(free) * 1024
+
+
+def _chosen(text: str) -> str | None:
+    """Return the word in brackets: ``always [madvise] never``."""
+    found = re.search(r"\[(\w+)\]", text)
+    return None if found is None else found[1]
+
+
+def _virtualised(cpuinfo: str, sysfs: Path, proc: Path) -> bool | None:
+    """Ask Xen and the device tree first: on Arm a processor's flags say nothing of it."""
+    named = _text(sysfs / "hypervisor" / "type") or _text(proc / "device-tree" / "hypervisor" / "compatible")
+    return True if named else under_hypervisor(cpuinfo)
+
+
+def _container(root: Path) -> str | None:
+    """Return the kind of container whose mark lies in the file system; None without one, which proves nothing."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run" / ".containerenv").exists():
+        return "podman"
+    return _text(root / "run" / "systemd" / "container") or None
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or less by its control groups' limit."""
+    return min(_memory_bytes(), memory_limit(control_group("memory")) or _memory_bytes())
 
 
 def _own_cores() -> list[int]:

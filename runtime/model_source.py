@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from edgestill.artifact import DESCRIPTION_FILE, Artifact
-from edgestill.errors import InputError
+from edgestill.errors import CheckpointError, InputError
 from edgestill.storage import sha256_file, sha256_json
 
 Kind = Literal["transformers", "gguf", "onnx"]
@@ -46,10 +46,15 @@ class ModelSource:
         return sum(file.stat().st_size for file in self._files())
 
     def sha256(self) -> str:
-        """Return the sha256 of the model's own files; an artifact's is in its description, others are read for it."""
+        """Return the sha256 of the model's own files; an artifact's is in its description, others are read for it.
+
+        Raises CheckpointError when there are none: what isn't there has no hash.
+        """
         if self.artifact is not None:
             return self.artifact.sha256
         hashes = {file.name: sha256_file(file) for file in self._files()}
+        if not hashes:
+            raise CheckpointError(f"{self}: no *.safetensors in this folder; there is nothing to take a hash of")
         return next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
 
     def _files(self) -> list[Path]:

@@ -6,7 +6,7 @@ from edgestill.bench_results import Roofline
 from edgestill.errors import ModelFileError
 from edgestill.figure import Figure
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
-from edgestill.runtime.environment import describe_environment
+from edgestill.runtime.environment import usable_memory
 from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.model_source import ModelSource
 from edgestill.runtime.traffic import model_traffic
@@ -50,7 +50,7 @@ def roofline(
             ceiling_tokens_per_second=missing("tokens/s", why),
             share_of_ceiling=missing("fraction", why),
         )
-    bandwidth = read_bandwidth(threads, describe_environment().memory_bytes, cache)
+    bandwidth = read_bandwidth(threads, usable_memory(), cache)
     ceiling = (bandwidth.value or 0.0) / moved
     derived = "read bandwidth / bytes per token"
     share = None if decode.value is None or not ceiling else decode.value / ceiling

@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 from edgestill import errors
 from edgestill.child import module_command
 from edgestill.errors import EdgestillError, StageError
+from edgestill.runtime.out_of_memory import KillCount
 from edgestill.threads import measuring_environment
 
 Event = Mapping[str, Any]
@@ -41,6 +42,10 @@ def serve_request(serve: Callable[[Mapping[str, Any], Emit], None]) -> int:
     except EdgestillError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
         return error.exit_status
+    except MemoryError as error:
+        said = f"out of memory: the worker got none when it asked ({error or 'no more is said'})"
+        emit({"event": "error", "type": "StageError", "message": said})
+        return StageError.exit_status
     return 0
 
 
@@ -77,6 +82,7 @@ def run_in_worker(
             env=measuring_environment(),
         ) as process,
     ):
+        kills = KillCount.when_began(process.pid)
         expired = threading.Event()
 
         def expire() -> None:
@@ -96,7 +102,7 @@ def run_in_worker(
         if expired.is_set():
             raise StageError(f"{what}: stopped after {timeout_seconds:g} s and {reached()}; {cure}")
         if status != 0 or not finished:
-            raise StageError(f"{what}: {_death(status)} after {reached()}{_last_line(chatter)}")
+            raise StageError(f"{what}: {_death(status, kills)} after {reached()}{_last_line(chatter)}")
 
 
 def _converse(
@@ -125,12 +131,12 @@ def _worker_error(event: Event) -> EdgestillError:
     return kind(str(event["message"])) if issubclass(kind, EdgestillError) else StageError(str(event["message"]))
 
 
-def _death(status: int) -> str:
+def _death(status: int, kills: KillCount) -> str:
     if status >= 0:
         return f"the worker ended with status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-    hint = " (often: out of memory)" if name == "SIGKILL" else ""
-    return f"the worker was killed by {name}{hint}"
+    why = f" ({kills.reason()})" if name == "SIGKILL" else ""
+    return f"the worker was killed by {name}{why}"
 
 
 def _last_line(chatter: IO[bytes]) -> str:

@@ -17,11 +17,11 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from edgestill.bench_results import BenchRecord
 from edgestill.figure import Figure
-from edgestill.runtime import bench_comparison, bench_process
 from edgestill.runtime.bench import BenchOptions, bench_model
 from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find
 
@@ -42,17 +42,16 @@ def work(seed: int) -> None:
         time.sleep(draw.expovariate(1 / 1.5))
 
 
-def bench_either(model: str, options: BenchOptions) -> Any:
+def bench_either(model: str, options: BenchOptions) -> BenchRecord:
     """Bench a model; one marked ``slow#`` by the slow worker."""
-    slow = model.startswith(SLOW)
-    bench_process._WORKER = "slow_worker" if slow else "edgestill.runtime.bench_worker"
-    return bench_model(model.removeprefix(SLOW), options)
+    worker = "slow_worker" if model.startswith(SLOW) else None
+    return bench_model(model.removeprefix(SLOW), replace(options, worker=worker))
 
 
 def compared(model: str, second: str, options: CompareOptions, what: str) -> str:
     """Compare, print one line, and return the verdict."""
     begun = time.monotonic()
-    document = compare_in_turn(model, second, options)
+    document = compare_in_turn(model, second, options, bench=bench_either)
     ratio = find(document.metrics, options.metric).ratio
     low, high = ratio.ci95 or (float("nan"),) * 2
     print(
@@ -81,8 +80,6 @@ def main() -> int:
         work(options.work)
     os.environ["EDGESTILL_SLOWDOWN"] = str(options.slowdown)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-    bench_comparison.bench_model = bench_either  # type: ignore[assignment]
-    bench_comparison.locate_model = lambda model: model  # type: ignore[assignment, return-value]
     bench = BenchOptions(
         prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens, threads=options.threads, repetitions=5
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgestill.cli import console
+from edgestill.cli.interrupt import forget_interrupt
 
 if TYPE_CHECKING:
-    from edgestill.bench_results import BenchRecord
+    from edgestill.bench_results import BenchDocument
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,21 +30,32 @@ def bench(
         int | None, typer.Option(min=1, help="Threads (default: the cores this process may use).")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="table, json, markdown, csv, llama-bench or pyperf: of what is printed; with --out, of the file.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the result into this file too, after each model; .json, .md or .csv, or --format."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure models one after the other, each in its own process.
 
     A model that fails doesn't stop the others: what it had finished is kept, and the exit status is 1.
     """
-    from pathlib import Path
-
-    from edgestill.bench_results import BenchDocument, BenchFailure
+    from edgestill.bench_formats import render, write_document
     from edgestill.bundle import MANIFEST_FILE, open_bundle
-    from edgestill.errors import EdgestillError, StageError
-    from edgestill.runtime.bench import BenchOptions, bench_model
+    from edgestill.errors import StageError
+    from edgestill.runtime.bench import BenchOptions
+    from edgestill.runtime.bench_models import bench_models
     from edgestill.runtime.engines import engine_name
-    from edgestill.runtime.environment import describe_environment
     from edgestill.runtime.model_source import locate_model
+
+    printed, written = _formats(form, out, as_json)
 
     names: list[str] = []
     for model in models:
@@ -61,29 +73,63 @@ def bench(
     )
     for name in names:
         locate_model(name)  # a misspelt one is found before the first runs
-    environment = describe_environment()
-    records: list[BenchRecord] = []
-    failures: list[BenchFailure] = []
-    with console.open_progress() as progress:
-        for name in names:
+    document: BenchDocument | None = None
+    unwritten: StageError | None = None
+    interrupted = False
+
+    def keep(so_far: BenchDocument) -> None:
+        nonlocal document, unwritten
+        document, unwritten = so_far, None
+        if out is not None:
             try:
-                records.append(bench_model(name, options, keep_finished=True, progress=progress))
-            except EdgestillError as error:
-                if len(names) == 1:
-                    raise
-                failures.append(BenchFailure(model=name, error=str(error)))
-    document = BenchDocument(environment=environment, results=tuple(records), failures=tuple(failures))
-    if as_json:
-        console.print_json(document.to_json())
-    else:
-        _print(records)
-    failed = [f"{record.model}: {record.failure}" for record in records if record.failure]
-    failed += [f"{failure.model}: {failure.error}" for failure in failures]
+                write_document(so_far, out, written)
+            except StageError as error:  # the next model is measured all the same: the result is printed too
+                unwritten = error
+
+    with console.open_progress() as progress:
+        try:
+            bench_models(names, options, finished=keep, progress=progress)
+        except KeyboardInterrupt:
+            forget_interrupt()
+            interrupted = True
+    if document is not None:
+        if printed == "table":
+            _print(document)
+        else:
+            console.print_json(render(document, printed))
+    failed = [] if document is None else _failures(document)
+    if unwritten is not None:
+        failed.append(str(unwritten))
+    if interrupted:
+        console.say("; ".join(["stopped; what had finished is in the result", *failed]))
+        raise typer.Exit(130)
     if failed:
         raise StageError("; ".join(failed))
 
 
-def _print(records: Sequence[BenchRecord]) -> None:
+def _formats(form: str | None, out: Path | None, as_json: bool) -> tuple[str, str]:
+    """Return the format that is printed and the one that is written. Raises InputError."""
+    from edgestill.bench_formats import format_names, format_of
+    from edgestill.errors import InputError
+
+    if form not in (None, *(known := ("table", *format_names()))):
+        raise InputError(f"--format {form!r} is unknown; choose one of {', '.join(known)}")
+    if out is None:
+        if as_json and form not in (None, "json"):
+            raise InputError(f"--json and --format {form}: give one of them, or --out FILE for the other")
+        return "json" if as_json else form or "table", ""
+    if out.is_dir():
+        raise InputError(f"--out {out}: this is a folder; give a file's name")
+    return "json" if as_json else "table", format_of(out) if form is None or form == "table" else form
+
+
+def _failures(document: BenchDocument) -> list[str]:
+    told = [(record.model, record.failure) for record in document.results if record.failure]
+    told += [(failure.model, failure.error) for failure in document.failures]
+    return [why if model in why else f"{model}: {why}" for model, why in told]
+
+
+def _print(document: BenchDocument) -> None:
     head = ["model", "engine", "size", "load", "TTFT", "prefill", "decode", "token p50", "token p90", "peak PSS"]
     rows = [
         [
@@ -103,10 +149,13 @@ def _print(records: Sequence[BenchRecord]) -> None:
                 )
             ),
         ]
-        for record in records
+        for record in document.results
     ]
+    rows += [[failure.model, "failed", *["—"] * (len(head) - 2)] for failure in document.failures]
     console.print_table(head, rows)
-    for record in records:
+    for why in _failures(document):
+        console.print_line(f"failed: {why}")
+    for record in document.results:
         if (limit := record.roofline) is not None:
             share = limit.share_of_ceiling
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source

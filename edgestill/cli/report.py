@@ -21,19 +21,12 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report's JSON document.")] = False,
 ) -> None:
     """Show a run's table, and with --out write its page and documents."""
-    from pydantic import ValidationError
-
-    from edgestill.errors import InputError
+    from edgestill.documents import read_document
     from edgestill.report import render_console_table, write_report
     from edgestill.results import ReportDocument
 
     path = run / "report.json" if run.is_dir() else run
-    try:
-        document = ReportDocument.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); give the folder of a finished run") from error
-    except ValidationError as error:
-        raise InputError(f"{path}: not a report ({error.errors()[0]['msg']})") from error
+    document = read_document(path, ReportDocument, what="a report", cure="give the folder of a finished run")
     if out is not None:
         write_report(document, out)
     if as_json:

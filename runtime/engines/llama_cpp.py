@@ -15,8 +15,10 @@ from typing import Any, Final, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.bench_results import EngineBuild
 from edgestill.errors import ContextFullError, ModelFileError, StageError
 from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engine_builds import llama_features
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.model_source import ModelSource
@@ -219,6 +221,27 @@ class LlamaCppEngine:
             self._llama.llama_memory_clear(self._memory, False)
             self._position = 0
             raise ModelFileError(f"{self.path}: llama.cpp refuses a state for {tokens} tokens ({_first_error()})")
+
+    def describe(self) -> EngineBuild:
+        llama = self._llama
+        text = ctypes.create_string_buffer(256)
+        llama.llama_model_desc(self.model_pointer, text, len(text))
+        info = llama.llama_print_system_info().decode(errors="replace").strip(" |")
+        return EngineBuild(
+            version=llama.llama_version().decode(errors="replace"),
+            # ggml holds the hash of whatever repository lay around its sources: for a source package, a stranger's.
+            commit=None,
+            build=info,
+            features=llama_features(info),
+            settings={
+                "kv_cache": self.kv_precision,
+                "batch": str(llama.llama_n_batch(self.context_pointer)),
+                "micro_batch": str(llama.llama_n_ubatch(self.context_pointer)),
+                "flash_attention": "off" if self.kv_precision == "f32" else "auto",
+            },
+            architecture=text.value.decode(errors="replace"),
+            parameters=llama.llama_model_n_params(self.model_pointer),
+        )
 
     def close(self) -> None:
         if self.context_pointer:

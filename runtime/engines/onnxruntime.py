@@ -17,8 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.bench_results import EngineBuild
 from edgestill.errors import ModelFileError
 from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engine_builds import onnxruntime_commit
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.huge_pages import WORTH_BYTES, collapse_anonymous_memory
 from edgestill.runtime.model_source import ModelSource
@@ -169,6 +171,20 @@ class OnnxRuntimeEngine:
         else:
             self._cache = [self._value(np.ascontiguousarray(array)) for array in arrays]
         self._position = tokens
+
+    def describe(self) -> EngineBuild:
+        info = self._runtime.get_build_info()
+        return EngineBuild(
+            version=self._runtime.__version__,
+            commit=onnxruntime_commit(info),
+            build=info,
+            settings={
+                "kv_cache": np.dtype(self._kv[2]).name,
+                "providers": ", ".join(self._session.get_providers()),
+                "shared_kv_buffers": "yes" if self.shares_buffers else "no",
+                "huge_page_bytes": str(self.huge_page_bytes),
+            },
+        )
 
     def close(self) -> None:
         self._session = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgestill.bench_results import EngineBuild
 from edgestill.runtime.engine import Logits, check_room
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.model_source import ModelSource
@@ -84,6 +85,19 @@ class TorchEngine:
             except (RuntimeError, ValueError, NotImplementedError):
                 # A sliding window or a linear attention state forgets what it passed: back to the beginning.
                 self.rewind(0)
+
+    def describe(self) -> EngineBuild:
+        torch = self._torch
+        capability = torch.backends.cpu.get_cpu_capability().lower()
+        return EngineBuild(
+            version=torch.__version__,
+            commit=torch.version.git_version,
+            build=torch.__config__.show(),
+            features=(capability,),
+            settings={"kv_cache": "float32"},
+            architecture=self.model.config.model_type,
+            parameters=sum(weight.numel() for weight in self.model.parameters()),
+        )
 
     def close(self) -> None:
         self.model = None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency, Limits
 from edgestill.cli import main
 from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
@@ -29,7 +29,7 @@ from edgestill.runtime.bench_comparison import (
 
 MACHINE = Environment(
     cpu="cpu", cores=2, memory_bytes=1, system="Linux", python="3.11", versions={}, load_average=None,
-    governor="performance", clock_mhz=(2000.0, 2100.0), temperatures={"zone": 50.0}, throttled=0,
+    governor="performance", clock_mhz=(2000.0, 2100.0), temperatures={"zone": 50.0}, throttled=0, limits=Limits(),
 )  # fmt: skip
 
 
@@ -60,23 +60,16 @@ def noisy(slowdown: float, seed: int) -> Callable[..., BenchRecord]:
     return bench
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, int], CompareDocument]:
-    monkeypatch.setattr(bench_comparison, "locate_model", lambda model: model)
-
-    def run(slowdown: float, seed: int) -> CompareDocument:
-        monkeypatch.setattr(bench_comparison, "bench_model", noisy(slowdown, seed))
-        return compare_in_turn("first", "second", CompareOptions(max_rounds=20))
-
-    return run
+def compared(slowdown: float, seed: int) -> CompareDocument:
+    return compare_in_turn("first", "second", CompareOptions(max_rounds=20), bench=noisy(slowdown, seed))
 
 
-def test_a_build_seldom_differs_from_itself(compared: Callable[[float, int], CompareDocument]) -> None:
+def test_a_build_seldom_differs_from_itself() -> None:
     different = sum(compared(0.0, seed).verdict != "no difference shown" for seed in range(200))
     assert different <= 18  # 5% of 200, and three standard errors
 
 
-def test_a_tenth_slower_is_found_and_its_size_said(compared: Callable[[float, int], CompareDocument]) -> None:
+def test_a_tenth_slower_is_found_and_its_size_said() -> None:
     for seed in range(20):
         document = compared(0.1, seed)
         assert document.verdict == "slower"
@@ -92,15 +85,18 @@ def test_a_tenth_slower_is_found_and_its_size_said(compared: Callable[[float, in
         assert len(document.raw["first"]["answer_seconds"]) == document.rounds
 
 
-def test_rounds_end_when_the_ratio_is_known_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_comparison, "locate_model", lambda model: model)
-    monkeypatch.setattr(bench_comparison, "bench_model", lambda model, options: record(model, [1.0, 1.0, 1.0]))
-    document = compare_in_turn("first", "second")
+def test_rounds_end_when_the_ratio_is_known_well() -> None:
+    def bench(model: str, options: BenchOptions) -> BenchRecord:
+        return record(model, [1.0, 1.0, 1.0])
+
+    document = compare_in_turn("first", "second", bench=bench)
     assert document.rounds == 10
     assert document.verdict == "no difference shown"
     assert document.warnings == ()
     with pytest.raises(InputError, match="compare by answer_seconds"):
-        compare_in_turn("first", "second", CompareOptions(metric="load_seconds", min_rounds=6, max_rounds=6))
+        compare_in_turn(
+            "first", "second", CompareOptions(metric="load_seconds", min_rounds=6, max_rounds=6), bench=bench
+        )
 
 
 @pytest.mark.parametrize("changes", [{"metric": "speed"}, {"min_rounds": 5}, {"width": 0.0}, {"max_rounds": 9}])
@@ -119,6 +115,7 @@ def test_options_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None
         ({"new_tokens": 32}, {}, "new tokens 64 and 32"),
         ({}, {"cpu": "another"}, "processor cpu and another"),
         ({}, {"governor": "powersave"}, "governor performance and powersave"),
+        ({}, {"limits": Limits(cpu_quota=0.5)}, "CPU quotas None and 0.5"),
         ({}, {"clock_mhz": (1000.0,)}, "clocks of 2050 and 1000 MHz"),
         ({}, {"temperatures": {"zone": 80.0}}, "temperatures of 50 and 80 degrees"),
     ],
