@@ -86,6 +86,36 @@ class Environment(Record):
     repository: Repository | None = None
 
 
+class LoadTimes(Record):
+    """How long the model takes to load, in seconds, a fresh process each: cold, its files dropped from the page cache
+    before, and warm; and how long the first token takes after it, which is when mapped weights are first read.
+    """
+
+    cold_seconds: Figure
+    cold_first_token_seconds: Figure
+    warm_seconds: Figure
+    warm_first_token_seconds: Figure
+    raw: dict[str, list[float]]
+
+
+class Phases(Record):
+    """The parts of an answer, each by itself, in seconds: of the whole prompt, or of one token.
+
+    ``engine_prefill`` and ``engine_decode`` run the engine alone on the tokens of an answer; ``session_decode`` is a
+    token end to end in the repetitions, and ``session_overhead`` the share of it that isn't the engine's.
+    """
+
+    tokenisation: Figure
+    engine_prefill: Figure
+    engine_decode: Figure
+    session_decode: Figure
+    session_overhead: Figure
+    greedy: Figure
+    top_k: Figure
+    detokenisation: Figure
+    raw: dict[str, list[float]]
+
+
 class Roofline(Record):
     """What memory allows: bytes that a decoded token reads, how fast this device reads, and the share that is reached.
 
@@ -101,10 +131,10 @@ class Roofline(Record):
 class BenchRecord(Record):
     """One model measured in a fresh process.
 
-    Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer
-    of ``new_tokens`` after ``prompt_tokens``. ``raw`` keeps every sample of every repetition. ``prompt_sha256`` is of
-    the prompt's token ids, ``model_sha256`` of the model's files; null in documents from before they were kept,
-    and the latter after Ctrl-C.
+    Times are seconds, rates tokens per second, sizes bytes. ``answer_seconds`` is one whole answer of ``new_tokens``
+    after ``prompt_tokens``, with ``depth`` tokens in the context before them. ``raw`` keeps every sample of every
+    repetition. ``prompt_sha256`` is of the prompt's token ids, ``model_sha256`` of the model's files; null in documents
+    from before they were kept, and the latter after Ctrl-C.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
     its last repetition; the figures are of those that had finished.
@@ -135,6 +165,9 @@ class BenchRecord(Record):
     prompt_sha256: str | None = None
     model_sha256: str | None = None
     engine_build: EngineBuild | None = None
+    depth: int = 0
+    loads: LoadTimes | None = None
+    phases: Phases | None = None
 
 
 class BenchFailure(Record):

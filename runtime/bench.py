@@ -9,14 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, EngineBuild, Latency
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency, LoadTimes
 from edgestill.dataset import Message
-from edgestill.errors import InputError
+from edgestill.errors import EdgestillError, InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_process import WorkerRun, run_worker
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
+from edgestill.runtime.load_times import load_times, no_load_times
 from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.phases import phases_record
 from edgestill.runtime.roofline import roofline
 
 WIDE_SPREAD: Final = 0.10
@@ -37,9 +39,12 @@ Prompt = Sequence[int] | Sequence[Message]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from an empty KV cache.
+    """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from a KV cache of ``depth`` tokens.
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
+    With ``width`` warm-ups go on until they are steady, and repetitions until the 95% interval of the median answer
+    reaches at most this fraction of it to either side, or ``max_seconds`` of them are over. ``loads`` are counted
+    loads, cold and warm, each in a process of its own; ``phases`` are measured after the repetitions.
     ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
     ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
     """
@@ -48,17 +53,28 @@ class BenchOptions:
     new_tokens: int = 64
     repetitions: int = 10
     warmup: int = 2
+    depth: int = 0
     threads: int | None = None
     engine: str | None = None
     context_length: int | None = None
     timeout_seconds: float = 1800.0
+    width: float | None = None
+    max_seconds: float = 30.0
+    loads: int = 0
+    phases: bool = False
     roofline: bool = False
     worker: str | None = None
 
     def __post_init__(self) -> None:
-        for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
+        for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0), ("depth", 0)):
             if getattr(self, name) < lowest:
                 raise InputError(f"{name} {getattr(self, name)} is too small; give at least {lowest}")
+        if self.loads < 0:
+            raise InputError(f"loads {self.loads} is below 0")
+        if self.width is not None and self.width <= 0:
+            raise InputError(f"width {self.width} is too small; give a fraction such as 0.05")
+        if self.max_seconds <= 0:
+            raise InputError(f"max_seconds {self.max_seconds} is too small; give more than 0")
         if self.timeout_seconds <= 0:
             raise InputError(f"timeout_seconds {self.timeout_seconds} is too small; give more than 0")
 
@@ -106,7 +122,7 @@ def bench_model(
     gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
     prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
     decode = [len(times["inter_token_seconds"]) / sum(times["inter_token_seconds"]) for times in run.times]
-    per_repetition = f"median of {repetitions} repetitions in one fresh process after {options.warmup} warm-ups"
+    per_repetition = f"median of {repetitions} repetitions in one fresh process after {len(run.warm)} warm-ups"
     pooled = f"gaps between tokens pooled over {repetitions} repetitions; the interval takes them as independent"
     raw = {
         "load_seconds": [float(run.loaded["load_seconds"])],
@@ -124,12 +140,13 @@ def bench_model(
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
     # The mean over the answer: the cache grows by one a token.
-    positions = run.prompt_tokens + options.new_tokens / 2
+    positions = options.depth + run.prompt_tokens + options.new_tokens / 2
     record = BenchRecord(
         model=str(model),
         engine=str(run.loaded["engine"]),
         threads=threads,
         prompt_tokens=run.prompt_tokens,
+        depth=options.depth,
         new_tokens=options.new_tokens,
         repetitions=repetitions,
         load_seconds=_load_figure(run),
@@ -161,6 +178,8 @@ def bench_model(
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=None if run.interrupted else source.sha256(),
+        loads=_loads(model, options, progress) if run.failure is None else None,
+        phases=phases_record(run.phases, gaps) if run.phases else None,
         engine_build=EngineBuild.model_validate(said) if (said := run.loaded.get("engine_build")) else None,
     )
     if run.interrupted:
@@ -216,8 +235,12 @@ def _measure(
         "context_length": options.context_length,
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": new_tokens,
+        "depth": options.depth if prompts is None else 0,
         "repetitions": options.repetitions,
         "warmup": options.warmup,
+        "width": options.width,
+        "max_seconds": options.max_seconds,
+        "phases": options.phases and prompts is None,
         "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
     }
     rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))
@@ -229,6 +252,23 @@ def _measure(
         progress=progress,
         worker=options.worker,
     )
+
+
+def _loads(model: str | Path, options: BenchOptions, progress: Progress) -> LoadTimes | None:
+    if not options.loads:
+        return None
+    try:
+        return load_times(
+            str(model),
+            repetitions=options.loads,
+            engine=options.engine,
+            threads=options.threads,
+            context_length=options.context_length,
+            timeout_seconds=options.timeout_seconds,
+            progress=progress,
+        )
+    except EdgestillError as error:  # what was measured before stays
+        return no_load_times(str(error))
 
 
 def _prompt_json(prompt: Prompt) -> list[object]:

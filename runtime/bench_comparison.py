@@ -182,6 +182,7 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     if one.prompt_sha256 and other.prompt_sha256 and one.prompt_sha256 != other.prompt_sha256:
         reasons.append("other prompts")
     equal("prompt tokens", one.prompt_tokens, other.prompt_tokens)
+    equal("depth", one.depth, other.depth)
     equal("new tokens", one.new_tokens, other.new_tokens)
     equal("threads", one.threads, other.threads)
     if one.model_sha256 and other.model_sha256 and one.model_sha256 != other.model_sha256:

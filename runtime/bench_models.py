@@ -13,13 +13,12 @@ from edgestill.runtime.environment import describe_environment
 
 
 def bench_models(
-    models: Sequence[str],
-    options: BenchOptions,
+    cases: Sequence[tuple[str, BenchOptions]],
     *,
     finished: Callable[[BenchDocument], None] = lambda document: None,
     progress: Progress = SILENT,
 ) -> BenchDocument:
-    """Measure MODEL arguments in turn; ``finished`` gets the document so far after each of them.
+    """Measure MODEL arguments in turn, each with its options; ``finished`` gets the document so far after each of them.
 
     A model that fails is a row that says why, with the repetitions that it had finished. Ctrl-C goes on as
     KeyboardInterrupt after ``finished`` got what there was. Raises InputError when a single model can't be opened:
@@ -39,11 +38,11 @@ def bench_models(
             environment_after=describe_environment(),
         )
 
-    for model in models:
+    for model, options in cases:
         try:
             records.append(bench_model(model, options, keep_finished=True, progress=progress))
         except InputError as error:
-            if len(models) == 1:
+            if len(cases) == 1:
                 raise
             failures.append(BenchFailure(model=model, error=str(error)))
         except EdgestillError as error:

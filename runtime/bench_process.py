@@ -27,6 +27,7 @@ class WorkerRun:
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
     warm: list[Mapping[str, Any]] = field(default_factory=list)
+    phases: Mapping[str, list[float]] = field(default_factory=dict)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
     interrupted: bool = False
@@ -40,6 +41,9 @@ class WorkerRun:
         kind = event["event"]
         if kind == "prompt":
             self.prompt_tokens, self.prompt_sha256 = event["tokens"], event.get("sha256")
+            return False
+        if kind == "phases":
+            self.phases = event["samples"]
             return False
         self.pss.append(event["pss"])
         if kind == "loaded":

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,12 +21,14 @@ from edgestill.errors import InputError
 from edgestill.runtime.engine import DescribedEngine
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.stopping import median_known, settled
 from edgestill.runtime.worker import Emit, serve_request
 from edgestill.storage import sha256_json
 
 if TYPE_CHECKING:
     from edgestill.runtime.session import Generation, Session
 
+MOST_WARM_UPS: Final = 20
 _PSS_INTERVAL: Final = 0.25  # seconds
 _PACKAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
     "transformers": ("torch", "transformers"),
@@ -48,7 +50,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
     started = time.perf_counter()
     from edgestill.runtime.session import Session
 
-    _import_packages(locate_model(str(request["model"])))
+    import_packages(locate_model(str(request["model"])))
     import_seconds = time.perf_counter() - started
     before = read_memory()
     started = time.perf_counter()
@@ -76,21 +78,55 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             }
         )
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
-        for number in range(int(request["warmup"])):
-            times = _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
+        before_each = _context(request, session)
+        warm: list[float] = []
+        while len(warm) < int(request["warmup"]) or _still_warming(request, warm):
+            times = _answer(session, before_each, prompts[len(warm) % len(prompts)], new_tokens, ignore_eos)
+            warm.append(float(times["answer_seconds"]))
             emit({"event": "warm", "times": times, "pss": read_memory().pss})
         others = _OtherProcesses()
         pss, sampled = read_memory().pss, time.perf_counter()
-        for prompt in prompts * int(request["repetitions"]):
-            times = _answer(session, prompt, new_tokens, ignore_eos)
+        begun, answered = sampled, list[float]()
+        for prompt in _rounds(prompts, request, answered, begun):
+            times = _answer(session, before_each, prompt, new_tokens, ignore_eos)
+            answered.append(float(times["answer_seconds"]))
             # Reading PSS walks the page tables and leaves cold caches to the next answer: not too often.
             if time.perf_counter() - sampled > _PSS_INTERVAL:
                 pss, sampled = read_memory().pss, time.perf_counter()
             emit({"event": "repetition", "times": times, "pss": pss})
         cores, memory = others.cores(), read_memory()
+        if request["phases"]:
+            emit({"event": "phases", "samples": _phases(session, prompts[0], new_tokens)})
         emit({"event": "finished", "pss": memory.pss, "peak_rss": memory.peak_rss, "other_cores": cores})
     finally:
         session.close()
+
+
+def _still_warming(request: Mapping[str, Any], warm: Sequence[float]) -> bool:
+    """Return whether more warm-ups than the asked are wanted: where repetitions end by width, until they are steady."""
+    if request["width"] is None or not request["warmup"]:
+        return False
+    return len(warm) < MOST_WARM_UPS and sum(warm) < float(request["max_seconds"]) / 4 and not settled(warm)
+
+
+def _rounds(prompts: list[Any], request: Mapping[str, Any], answered: Sequence[float], begun: float) -> Iterator[Any]:
+    """Yield prompts: ``repetitions`` of each, then more until the median answer is known or the time is over."""
+    yield from prompts * int(request["repetitions"])
+    if request["width"] is None:
+        return
+    while not median_known(answered, float(request["width"])):
+        if time.perf_counter() - begun + answered[-1] > float(request["max_seconds"]):
+            return
+        yield from prompts
+
+
+def _phases(session: Session, prompt: Any, new_tokens: int) -> dict[str, list[float]]:
+    from edgestill.runtime.phases import measure_phases
+    from edgestill.runtime.session import GenerationOptions
+
+    session.reset()
+    answer = session.generate(prompt, GenerationOptions(max_new_tokens=new_tokens, ignore_eos=True))
+    return measure_phases(session, session.tokenizer.decode(prompt), prompt, answer.token_ids)
 
 
 def prompt_ids(session: Session, count: int) -> list[int]:
@@ -111,10 +147,12 @@ def _workload(request: Mapping[str, Any], session: Session, emit: Emit) -> tuple
     if request["prompts"] is not None:
         return [_prompt(value) for value in request["prompts"]], new_tokens, False
     context = session.engine.context_length
-    count = min(int(request["prompt_tokens"]), context - new_tokens)
+    depth = int(request["depth"])
+    count = min(int(request["prompt_tokens"]), context - new_tokens - depth)
     if count < 1:
+        deep = f" after {depth}" if depth else ""
         raise InputError(
-            f"{new_tokens} new tokens leave no room for a prompt in a context of {context}; ask for fewer new tokens"
+            f"{new_tokens} new tokens{deep} leave no room for a prompt in a context of {context}; ask for fewer"
         )
     ids = prompt_ids(session, count)
     emit({"event": "prompt", "tokens": count, "sha256": sha256_json(ids)})
@@ -127,11 +165,20 @@ def _prompt(value: Sequence[Any]) -> list[int] | list[Message]:
     return [int(token) for token in value]
 
 
-def _answer(session: Session, prompt: Any, new_tokens: int, ignore_eos: bool) -> dict[str, object]:
-    """Generate one greedy answer from an empty KV cache and return its times in seconds."""
+def _context(request: Mapping[str, Any], session: Session) -> list[int]:
+    """Return the ids that are in the KV cache before each prompt: ``depth`` of the prompt's text."""
+    return prompt_ids(session, int(request["depth"])) if request["depth"] else []
+
+
+def _answer(session: Session, before: list[int], prompt: Any, new_tokens: int, ignore_eos: bool) -> dict[str, Any]:
+    """Generate one greedy answer from a KV cache that holds ``before``; return its times in seconds."""
     from edgestill.runtime.session import GenerationOptions
 
-    session.reset()
+    if before:
+        session.read(before)  # all but its last token is there since the repetition before
+        prompt = [*before, *prompt]
+    else:
+        session.reset()
     options = GenerationOptions(max_new_tokens=new_tokens, ignore_eos=ignore_eos)
     started = time.perf_counter()
     answer: Generation = session.generate(prompt, options)
@@ -139,7 +186,7 @@ def _answer(session: Session, prompt: Any, new_tokens: int, ignore_eos: bool) ->
     statistics = answer.statistics
     return {
         "answer_seconds": seconds,
-        "prompt_tokens": statistics.prompt_tokens,
+        "prompt_tokens": statistics.prompt_tokens - statistics.reused_tokens,
         "new_tokens": statistics.new_tokens,
         "ttft_seconds": statistics.ttft_seconds,
         "prefill_seconds": statistics.prefill_seconds,
@@ -173,7 +220,7 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _import_packages(source: ModelSource) -> None:
+def import_packages(source: ModelSource) -> None:
     """Import what the model's engine imports, so that loading is timed without it.
 
     What isn't installed is left to the engine, whose error says what to do.

@@ -43,7 +43,7 @@ class ModelSource:
         """The size of the model's own files: weights and graph, without the tokenizer beside them."""
         if self.artifact is not None:
             return self.artifact.size_bytes
-        return sum(file.stat().st_size for file in self._files())
+        return sum(file.stat().st_size for file in self.files())
 
     def sha256(self) -> str:
         """Return the sha256 of the model's own files; an artifact's is in its description, others are read for it.
@@ -52,12 +52,13 @@ class ModelSource:
         """
         if self.artifact is not None:
             return self.artifact.sha256
-        hashes = {file.name: sha256_file(file) for file in self._files()}
+        hashes = {file.name: sha256_file(file) for file in self.files()}
         if not hashes:
             raise CheckpointError(f"{self}: no *.safetensors in this folder; there is nothing to take a hash of")
         return next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the model's own files: weights and graph."""
         if self.kind == "transformers":
             return sorted(self.path.glob("*.safetensors"))
         return [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]

@@ -62,10 +62,10 @@ def _tests(record: BenchRecord, document: BenchDocument) -> Iterator[dict[str, o
     prefill = record.raw.get("prefill_seconds", [])
     rates = record.raw.get("decode_tokens_per_second", [])
     if prefill:
-        yield _test(record, document, prompt=record.prompt_tokens, new=0, depth=0, seconds=prefill)
+        yield _test(record, document, prompt=record.prompt_tokens, new=0, depth=record.depth, seconds=prefill)
     if rates and (steps := len(record.raw.get("inter_token_seconds", [])) // len(rates)):
         seconds = [steps / rate for rate in rates]
-        yield _test(record, document, prompt=0, new=steps, depth=record.prompt_tokens, seconds=seconds)
+        yield _test(record, document, prompt=0, new=steps, depth=record.depth + record.prompt_tokens, seconds=seconds)
 
 
 def _test(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,12 @@ import typer
 
 from edgestill.cli import console
 from edgestill.cli.interrupt import forget_interrupt
+from edgestill.cli.numbers import counts, fraction
 
 if TYPE_CHECKING:
-    from edgestill.bench_results import BenchDocument
+    from collections.abc import Iterator
+
+    from edgestill.bench_results import BenchDocument, BenchRecord
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,12 +27,18 @@ def bench(
     models: Annotated[
         list[str], typer.Argument(help="A model, BUNDLE#artifact-name, or a bundle (all its artifacts).")
     ],
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 128,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=3, help="Counted repetitions.")] = 10,
+    prompt_tokens: Annotated[str, typer.Option(help="Tokens of the prompt; several: 128,512.")] = "128",
+    new_tokens: Annotated[str, typer.Option(help="Tokens to generate; several: 16,64.")] = "64",
+    depth: Annotated[str, typer.Option(help="Tokens in the context before the prompt; several: 0,1024.")] = "0",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads (default: the cores this process may use).")
+        str | None, typer.Option(help="Threads (default: the cores this process may use); several: 1,2.")
     ] = None,
+    repetitions: Annotated[int, typer.Option(min=3, help="Counted repetitions, at least.")] = 10,
+    width: Annotated[
+        str, typer.Option(help="Repeat until the median answer is known to this on either side; 0: don't.")
+    ] = "5%",
+    max_seconds: Annotated[float, typer.Option(min=1, help="Longest time for the repetitions of one model.")] = 30.0,
+    loads: Annotated[int, typer.Option(min=0, help="Loads timed, cold and warm, a process each.")] = 3,
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
     form: Annotated[
         str | None,
@@ -63,16 +73,32 @@ def bench(
             names.extend(f"{model}#{artifact.name}" for artifact in open_bundle(Path(model)).manifest.artifacts)
         else:
             names.append(model)
-    options = BenchOptions(
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        repetitions=repetitions,
-        threads=threads,
-        engine=None if engine is None else engine_name(engine),
-        roofline=True,
+    grid = itertools.product(
+        counts("--threads", threads, 1) if threads is not None else [None],
+        counts("--depth", depth, 0),
+        counts("--prompt-tokens", prompt_tokens, 1),
+        counts("--new-tokens", new_tokens, 2),
     )
+    half_width = None if width == "0" else fraction("--width", width)
+    variants = [
+        BenchOptions(
+            prompt_tokens=of_prompt,
+            new_tokens=of_answer,
+            depth=of_context,
+            repetitions=repetitions,
+            width=half_width,
+            max_seconds=max_seconds,
+            loads=loads if number == 0 else 0,  # how long a model loads doesn't hang on the prompt
+            phases=True,
+            threads=count,
+            engine=None if engine is None else engine_name(engine),
+            roofline=True,
+        )
+        for number, (count, of_context, of_prompt, of_answer) in enumerate(grid)
+    ]
     for name in names:
         locate_model(name)  # a misspelt one is found before the first runs
+    cases = [(name, options) for name in names for options in variants]
     document: BenchDocument | None = None
     unwritten: StageError | None = None
     interrupted = False
@@ -88,7 +114,7 @@ def bench(
 
     with console.open_progress() as progress:
         try:
-            bench_models(names, options, finished=keep, progress=progress)
+            bench_models(cases, finished=keep, progress=progress)
         except KeyboardInterrupt:
             forget_interrupt()
             interrupted = True
@@ -161,5 +187,25 @@ def _print(document: BenchDocument) -> None:
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source
             read = console.figure(limit.bytes_per_token)
             console.say(f"{record.model}: {read} read for each token decoded; {reached}")
+        for line in _parts(record):
+            console.say(f"{record.model}: {line}")
         for warning in record.warnings:
             console.say(f"{record.model}: {warning}")
+
+
+def _parts(record: BenchRecord) -> Iterator[str]:
+    """Yield lines on loads and phases."""
+    if (loads := record.loads) is not None:
+        cold = console.figure(loads.cold_seconds), console.figure(loads.cold_first_token_seconds)
+        warm = console.figure(loads.warm_seconds), console.figure(loads.warm_first_token_seconds)
+        if loads.cold_seconds.value is None:
+            yield f"cold load not measured: {loads.cold_seconds.source}"
+        else:
+            yield f"cold load {cold[0]}, first token {cold[1]}; warm {warm[0]} and {warm[1]}"
+    if (phases := record.phases) is not None:
+        each = (phases.engine_decode, phases.greedy, phases.detokenisation)
+        engine, greedy, text = (console.figure(part) for part in each)
+        yield (
+            f"a token: {engine} in the engine, {greedy} to choose it, {text} to write it; "
+            f"tokenising the prompt {console.figure(phases.tokenisation)}"
+        )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from edgestill.cli import console
+from edgestill.cli.numbers import fraction
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,7 +55,7 @@ def compare(
         slower_by,
     )
 
-    limit = None if fail_if_slower is None else _fraction("--fail-if-slower", fail_if_slower)
+    limit = None if fail_if_slower is None else fraction("--fail-if-slower", fail_if_slower)
     stored = [text.rpartition("#")[0].endswith(".json") or text.endswith(".json") for text in (first, second)]
     if stored[0] != stored[1]:
         raise InputError(f"{first} and {second}: give two models or two results, not one of each")
@@ -66,7 +67,7 @@ def compare(
                 prompt_tokens=prompt_tokens, new_tokens=new_tokens, repetitions=repetitions, threads=threads
             ),
             metric=metric,
-            width=_fraction("--width", width),
+            width=fraction("--width", width),
             min_rounds=min_rounds,
             max_rounds=max(100, min_rounds),
             max_seconds=max_seconds,
@@ -98,16 +99,3 @@ def compare(
 def _ratio(value: float | None, interval: tuple[float, float] | None) -> str:
     shown = "—" if value is None else f"{value:.3f}"
     return shown if interval is None else f"{shown} ({interval[0]:.3f} to {interval[1]:.3f})"
-
-
-def _fraction(option: str, text: str) -> float:
-    """Return ``5%`` or ``0.05`` as 0.05. Raises InputError."""
-    from edgestill.errors import InputError
-
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 10:
-        raise InputError(f"{option} {text!r} is not a fraction; give it like 5% or 0.05")
-    return value

@@ -185,6 +185,11 @@ class CountingSession:
         self.engine = SimpleNamespace(name="fake", threads=1, context_length=context_length, weights_bytes=8)
         self.tokenizer = SimpleNamespace(encode=lambda text, add_special=True: [0, *text.encode()])
         self.calls: list[Any] = []
+        self.read_tokens = 0
+
+    def read(self, ids: Any) -> None:
+        self.read_tokens = len(ids)
+        self.calls.append(("read", list(ids)))
 
     def reset(self) -> None:
         self.calls.append("reset")
@@ -195,8 +200,9 @@ class CountingSession:
     def generate(self, prompt: Any, options: Any) -> Any:
         self.calls.append((prompt, options.max_new_tokens, options.ignore_eos))
         times = SimpleNamespace(
-            prompt_tokens=len(prompt), new_tokens=3, ttft_seconds=0.1, prefill_seconds=0.1, token_seconds=[0.1, 0.1]
-        )
+            prompt_tokens=len(prompt), new_tokens=3, ttft_seconds=0.1, prefill_seconds=0.1, token_seconds=[0.1, 0.1],
+            reused_tokens=self.read_tokens,
+        )  # fmt: skip
         return SimpleNamespace(statistics=times)
 
 
@@ -206,14 +212,15 @@ def fake_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     session = CountingSession()
     monkeypatch.setattr(Session, "open", lambda *_, **__: session)
-    monkeypatch.setattr(bench_worker, "_import_packages", lambda source: None)
+    monkeypatch.setattr(bench_worker, "import_packages", lambda source: None)
     monkeypatch.setattr(bench_worker, "locate_model", lambda text: None)
     return session
 
 
 def request(**changes: object) -> Mapping[str, Any]:
     plain = {"model": "m", "engine": None, "threads": None, "context_length": None, "prompt_tokens": 16}
-    return {**plain, "new_tokens": 8, "repetitions": 3, "warmup": 2, "prompts": None, **changes}
+    more = {"new_tokens": 8, "repetitions": 3, "warmup": 2, "prompts": None, "depth": 0, "phases": False}
+    return {**plain, **more, "width": None, "max_seconds": 30.0, **changes}
 
 
 def test_each_repetition_begins_with_an_empty_cache_and_the_same_prompt(fake_session: Any) -> None:
@@ -227,6 +234,32 @@ def test_each_repetition_begins_with_an_empty_cache_and_the_same_prompt(fake_ses
     assert all(call == prompts[0] for call in prompts)
     ids, new_tokens, ignore_eos = prompts[0]
     assert (len(ids), ids[0], new_tokens, ignore_eos) == (16, 0, 8, True)
+
+
+def test_repetitions_go_on_until_the_median_is_known_or_the_time_is_over(
+    fake_session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(bench_worker.time, "perf_counter", lambda: next(clock) / 1000)
+    for width, seconds, expected in ((0.5, 30.0, 6), (1e-9, 0.1, None)):
+        events: list[Mapping[str, Any]] = []
+        bench_worker.serve(request(width=width, max_seconds=seconds), events.append)
+        count = sum(event["event"] == "repetition" for event in events)
+        # Equal times: six are enough for an interval, which then has no width at all.
+        assert count == expected if expected else 3 < count < 100
+
+
+def test_a_deep_context_is_there_before_each_prompt_and_not_timed(fake_session: Any) -> None:
+    events: list[Mapping[str, Any]] = []
+    bench_worker.serve(request(depth=12), events.append)
+    assert "reset" not in fake_session.calls
+    reads, answers = fake_session.calls[:-1:2], fake_session.calls[1:-1:2]
+    assert reads == [reads[0]] * 5
+    assert len(reads[0][1]) == 12
+    assert all(call[0] == [*reads[0][1], *answers[0][0][12:]] and len(call[0]) == 28 for call in answers)
+    assert {event["times"]["prompt_tokens"] for event in events if event["event"] == "repetition"} == {16}
+    with pytest.raises(InputError, match="8 new tokens after 32 leave no room"):
+        bench_worker.serve(request(depth=32), lambda event: None)
 
 
 def test_a_prompt_is_shortened_to_the_context(fake_session: Any) -> None:

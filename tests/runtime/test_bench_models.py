@@ -36,7 +36,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[BenchDocum
         monkeypatch.setattr(module, "bench_model", bench)
         told: list[BenchDocument] = []
         try:
-            bench_models(list(models), BenchOptions(), finished=told.append)
+            bench_models([(model, BenchOptions()) for model in models], finished=told.append)
         except KeyboardInterrupt:
             told.append(BenchDocument.model_construct(results=(), failures=()))  # the mark of an interrupt
         return told
