@@ -1,9 +1,9 @@
 """Choosing the next token among those that a constraint allows.
 
 The result is that of masking the whole vocabulary and sampling from what is left. Where a mask is dear (llama.cpp's
-grammar), no more tokens are asked about than the choice needs:
+grammar, inside a JSON string), no more tokens are asked about than the choice needs:
 
-- greedy: the best token of all, when it is allowed, is the best allowed one; else the best 64 and 1024 are asked;
+- greedy: the best token of all, when it is allowed, is the best allowed one; else the best 64, 256, 2048 are asked;
 - top-k: the k best allowed tokens are among the n best of all as soon as k of those n are allowed;
 - no filter: tokens are drawn from the whole distribution p until one is allowed. A drawn token is a with p(a), so
   the first allowed one is a with p(a) / (the sum of p over the allowed), which is p masked and normalised. After 32
@@ -25,7 +25,8 @@ from edgestill.errors import StageError
 from edgestill.runtime.constraint import ConstraintOutcome, Matcher
 from edgestill.runtime.sampling import Sampler, Sampling, most_likely, penalised
 
-_LOOKS: Final = (64, 1024)
+_FEW: Final = 4096
+_LOOKS: Final = (64, 256, 2048)
 _DRAWS: Final = 32
 
 
@@ -79,7 +80,7 @@ class ConstrainedSampler:
         return self._among(scores, self._best_allowed(scores, 1))
 
     def _drawn(self, scores: NDArray[np.float32]) -> int:
-        if self._unfiltered and not self._matcher.cheap_mask:
+        if self._unfiltered and not self._matcher.exact:
             drawn = self._sampler.draw(scores, _DRAWS)
             allowed = np.flatnonzero(self._allows(drawn))
             if len(allowed):
@@ -88,18 +89,19 @@ class ConstrainedSampler:
 
     def _best_allowed(self, scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Return allowed ids, in order, with all of the best ``count`` among them (0: all allowed)."""
-        if count and not self._matcher.cheap_mask:
+        possible = self._matcher.possible()
+        if self._ends_allowed:
+            possible = np.union1d(possible, self._ends)
+        if self._matcher.exact:
+            return possible
+        if count and len(possible) > _FEW:
             for look in _LOOKS:
                 if count <= look < len(scores):
                     ids = most_likely(scores, look)
                     ids = ids[self._allows(ids)]
                     if len(ids) >= count:
                         return ids
-        mask = self._matcher.mask()
-        if len(self._ends) and self._matcher.complete:
-            mask = mask.copy()
-            mask[self._ends] = True
-        return np.flatnonzero(mask)
+        return possible[self._allows(possible)]
 
     def _among(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> int:
         if not len(ids):
@@ -109,8 +111,12 @@ class ConstrainedSampler:
             )
         return int(ids[0]) if len(ids) == 1 else int(ids[self._sampler.pick(scores[ids], ())])
 
+    @property
+    def _ends_allowed(self) -> bool:
+        return len(self._ends) > 0 and self._matcher.complete
+
     def _allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         allowed = self._matcher.allows(ids)
-        if len(self._ends) and np.isin(ids, self._ends).any():
-            allowed = allowed | (np.isin(ids, self._ends) & self._matcher.complete)
+        if self._ends_allowed:
+            allowed = allowed | np.isin(ids, self._ends)
         return allowed

@@ -79,17 +79,17 @@ def _read(path: Path) -> str:
 class Matcher(Protocol):
     """Follows one answer under one constraint.
 
-    It speaks of tokens that add text: ends and special tokens are never among those allowed. ``cheap_mask`` says
-    that :meth:`mask` costs little more than :meth:`allows` of one token.
+    It speaks of tokens that add text: ends and special tokens are never among those allowed. ``exact`` says that
+    all of :meth:`possible` are allowed, whatever their number.
     """
 
-    cheap_mask: bool
+    exact: bool
 
     def allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each of ``ids`` whether it may come next."""
 
-    def mask(self) -> NDArray[np.bool_]:
-        """Return for every token of the vocabulary, ``[vocab]``, whether it may come next."""
+    def possible(self) -> NDArray[np.int64]:
+        """Return ids, in order, among which are all that may come next; quick however many they are."""
 
     def accept(self, token_id: int) -> None:
         """Take the next token, which is allowed."""

@@ -74,7 +74,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Any:
 class GuidanceMatcher:
     """One answer under llguidance; see :class:`edgestill.runtime.constraint.Matcher`."""
 
-    cheap_mask = True
+    exact = True
 
     def __init__(self, matcher: Any, size: int, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
@@ -84,22 +84,11 @@ class GuidanceMatcher:
         self._mask: NDArray[np.bool_] | None = None
         self._refuse_error()
 
-    def mask(self) -> NDArray[np.bool_]:
-        if self._mask is None:
-            size = len(self._text_ids)
-            if self._matcher.is_stopped():
-                self._refuse_error()
-                self._mask = np.zeros(size, bool)
-            else:
-                self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-                bits = np.unpackbits(self._words.view(np.uint8), bitorder="little", count=size)
-                self._mask = bits.view(bool) & self._text_ids
-                if self._forbidden is not None:
-                    self._mask &= ~self._forbidden
-        return self._mask
-
     def allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return self.mask()[ids]
+        return self._allowed()[ids]
+
+    def possible(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self._allowed())
 
     def accept(self, token_id: int) -> None:
         if not self._matcher.consume_token(token_id):
@@ -112,10 +101,25 @@ class GuidanceMatcher:
 
     @property
     def finished(self) -> bool:
-        return bool(self._matcher.is_stopped()) or (self.complete and not self.mask().any())
+        return bool(self._matcher.is_stopped()) or (self.complete and not self._allowed().any())
 
     def close(self) -> None:
         self._matcher = None
+
+    def _allowed(self) -> NDArray[np.bool_]:
+        """Return ``[vocab]``: whether each token may come next."""
+        if self._mask is None:
+            size = len(self._text_ids)
+            if self._matcher.is_stopped():
+                self._refuse_error()
+                self._mask = np.zeros(size, bool)
+            else:
+                self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
+                bits = np.unpackbits(self._words.view(np.uint8), bitorder="little", count=size)
+                self._mask = bits.view(bool) & self._text_ids
+                if self._forbidden is not None:
+                    self._mask &= ~self._forbidden
+        return self._mask
 
     def _refuse_error(self) -> None:
         if self._matcher.is_error():

@@ -88,7 +88,7 @@ class _Tokens:
 class LlamaGrammarMatcher:
     """One answer under llama.cpp's grammar; see :class:`edgestill.runtime.constraint.Matcher`."""
 
-    cheap_mask = False
+    exact = False
 
     def __init__(self, grammar: bytes, tokens: _Tokens) -> None:
         self._tokens = tokens
@@ -109,11 +109,13 @@ class LlamaGrammarMatcher:
         allowed[asked] = self._apply(ids[asked])
         return allowed
 
-    def mask(self) -> NDArray[np.bool_]:
-        ids = self._possible()
-        mask = np.zeros(len(self._usable), bool)
-        mask[ids[self.allows(ids)]] = True
-        return mask
+    def possible(self) -> NDArray[np.int64]:
+        tokens = self._tokens
+        allowed = self.allows(tokens.alone_ids)
+        groups = [tokens.by_first_byte[byte] for byte in tokens.alone_bytes[allowed].tolist()]
+        ids = np.concatenate([tokens.without_alone, *groups])
+        ids.sort()
+        return ids
 
     def accept(self, token_id: int) -> None:
         self._llama.llama_sampler_accept(self._sampler, token_id)
@@ -133,20 +135,13 @@ class LlamaGrammarMatcher:
     def finished(self) -> bool:
         if not self.complete:
             return False
-        ids = self._possible()
+        ids = self.possible()
         return not len(ids) or not self.allows(ids).any()
 
     def close(self) -> None:
         if self._sampler:
             self._llama.llama_sampler_free(self._sampler)
             self._sampler = None
-
-    def _possible(self) -> NDArray[np.int64]:
-        """Return the tokens whose first byte may come next."""
-        tokens = self._tokens
-        allowed = self.allows(tokens.alone_ids)
-        groups = [tokens.by_first_byte[byte] for byte in tokens.alone_bytes[allowed].tolist()]
-        return np.concatenate([tokens.without_alone, *groups])
 
     def _apply(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of ``ids`` llama.cpp's grammar leaves standing."""
