@@ -3,7 +3,7 @@
 The result is that of masking the whole vocabulary and sampling from what is left. Where a mask is dear (llama.cpp's
 grammar, inside a JSON string), no more tokens are asked about than the choice needs:
 
-- greedy: the best token of all, when it is allowed, is the best allowed one; else the best 64, 256, 2048 are asked;
+- greedy: the best token of all, when it is allowed, is the best allowed one; else the best 64 and 256 are asked;
 - top-k: the k best allowed tokens are among the n best of all as soon as k of those n are allowed;
 - no filter: tokens are drawn from the whole distribution p until one is allowed. A drawn token is a with p(a), so
   the first allowed one is a with p(a) / (the sum of p over the allowed), which is p masked and normalised. After 32
@@ -25,8 +25,7 @@ from edgestill.errors import StageError
 from edgestill.runtime.constraint import ConstraintOutcome, Matcher
 from edgestill.runtime.sampling import Sampler, Sampling, most_likely, penalised
 
-_FEW: Final = 4096
-_LOOKS: Final = (64, 256, 2048)
+_LOOKS: Final = (64, 256)
 _DRAWS: Final = 32
 
 
@@ -80,7 +79,7 @@ class ConstrainedSampler:
         return self._among(scores, self._best_allowed(scores, 1))
 
     def _drawn(self, scores: NDArray[np.float32]) -> int:
-        if self._unfiltered and not self._matcher.exact:
+        if self._unfiltered and not self._matcher.few():
             drawn = self._sampler.draw(scores, _DRAWS)
             allowed = np.flatnonzero(self._allows(drawn))
             if len(allowed):
@@ -89,19 +88,15 @@ class ConstrainedSampler:
 
     def _best_allowed(self, scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Return allowed ids, in order, with all of the best ``count`` among them (0: all allowed)."""
-        possible = self._matcher.possible()
-        if self._ends_allowed:
-            possible = np.union1d(possible, self._ends)
-        if self._matcher.exact:
-            return possible
-        if count and len(possible) > _FEW:
+        if count and not self._matcher.few():
             for look in _LOOKS:
                 if count <= look < len(scores):
                     ids = most_likely(scores, look)
                     ids = ids[self._allows(ids)]
                     if len(ids) >= count:
                         return ids
-        return possible[self._allows(possible)]
+        allowed = self._matcher.allowed()
+        return np.union1d(allowed, self._ends) if self._ends_allowed else allowed
 
     def _among(self, scores: NDArray[np.float32], ids: NDArray[np.int64]) -> int:
         if not len(ids):

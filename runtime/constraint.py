@@ -79,17 +79,17 @@ def _read(path: Path) -> str:
 class Matcher(Protocol):
     """Follows one answer under one constraint.
 
-    It speaks of tokens that add text: ends and special tokens are never among those allowed. ``exact`` says that
-    all of :meth:`possible` are allowed, whatever their number.
+    It speaks of tokens that add text: ends and special tokens are never among those allowed.
     """
 
-    exact: bool
+    def few(self) -> bool:
+        """Return whether :meth:`allowed` is quick at this point; if not, ask :meth:`allows` first."""
 
     def allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each of ``ids`` whether it may come next."""
 
-    def possible(self) -> NDArray[np.int64]:
-        """Return ids, in order, among which are all that may come next; quick however many they are."""
+    def allowed(self) -> NDArray[np.int64]:
+        """Return all ids that may come next, in order."""
 
     def accept(self, token_id: int) -> None:
         """Take the next token, which is allowed."""

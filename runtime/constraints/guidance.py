@@ -74,8 +74,6 @@ def _tokenizer(vocabulary: Vocabulary) -> Any:
 class GuidanceMatcher:
     """One answer under llguidance; see :class:`edgestill.runtime.constraint.Matcher`."""
 
-    exact = True
-
     def __init__(self, matcher: Any, size: int, vocabulary: Vocabulary) -> None:
         self._matcher = matcher
         self._text_ids = vocabulary.text_ids
@@ -85,10 +83,13 @@ class GuidanceMatcher:
         self._refuse_error()
 
     def allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return self._allowed()[ids]
+        return self._mask_now()[ids]
 
-    def possible(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self._allowed())
+    def few(self) -> bool:
+        return True  # the mask is there in any case
+
+    def allowed(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self._mask_now())
 
     def accept(self, token_id: int) -> None:
         if not self._matcher.consume_token(token_id):
@@ -101,12 +102,12 @@ class GuidanceMatcher:
 
     @property
     def finished(self) -> bool:
-        return bool(self._matcher.is_stopped()) or (self.complete and not self._allowed().any())
+        return bool(self._matcher.is_stopped()) or (self.complete and not self._mask_now().any())
 
     def close(self) -> None:
         self._matcher = None
 
-    def _allowed(self) -> NDArray[np.bool_]:
+    def _mask_now(self) -> NDArray[np.bool_]:
         """Return ``[vocab]``: whether each token may come next."""
         if self._mask is None:
             size = len(self._text_ids)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,6 +21,7 @@ from edgestill.runtime.constraints import register
 from edgestill.runtime.constraints.gbnf import parse_gbnf
 from edgestill.runtime.constraints.grammar_text import to_gbnf
 from edgestill.runtime.constraints.schema_grammar import schema_grammar
+from edgestill.runtime.constraints.token_tree import TokenTree
 from edgestill.runtime.constraints.utf8 import Utf8Filter, unfinished
 from edgestill.runtime.constraints.vocabulary import Vocabulary
 from edgestill.runtime.engines.llama_cpp import library
@@ -29,6 +29,7 @@ from edgestill.runtime.engines.llama_cpp import library
 if TYPE_CHECKING:
     from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
 
+_FEW: Final = 4096
 _CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 _tokens: weakref.WeakKeyDictionary[Vocabulary, _Tokens] = weakref.WeakKeyDictionary()
@@ -52,7 +53,7 @@ def compile_for_llama(constraint: Constraint, vocabulary: Vocabulary) -> Callabl
 
 
 class _Tokens:
-    """What is computed once for a vocabulary: usable tokens, their first bytes, a token that is an end."""
+    """What is computed once for a vocabulary: usable tokens, the tree of them, a token that is an end."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.engine = engine = cast("LlamaCppEngine", vocabulary.engine)
@@ -72,23 +73,11 @@ class _Tokens:
             raise UnsupportedError(f"{engine.path}: llama.cpp's grammar needs a token that ends an answer; it has none")
         self.end = np.array(ends[:1], np.int64)
         self.utf8 = Utf8Filter(pieces)
-        ids = np.flatnonzero(self.usable)
-        first = np.array([pieces[number][0] for number in ids.tolist()], np.int64)
-        order = np.argsort(first, kind="stable")
-        starts = np.searchsorted(first[order], np.arange(257))
-        self.by_first_byte = [ids[order[a:b]] for a, b in itertools.pairwise(starts)]
-        # Where a single byte isn't allowed, no token that begins with it is.
-        alone = [next((n for n in group.tolist() if len(pieces[n]) == 1), None) for group in self.by_first_byte]
-        self.alone_bytes = np.array([byte for byte, number in enumerate(alone) if number is not None], np.int64)
-        self.alone_ids = np.array([number for number in alone if number is not None], np.int64)
-        without = [group for number, group in zip(alone, self.by_first_byte, strict=True) if number is None]
-        self.without_alone = np.concatenate([np.empty(0, np.int64), *without])
+        self.tree = TokenTree(pieces, np.flatnonzero(self.usable))
 
 
 class LlamaGrammarMatcher:
     """One answer under llama.cpp's grammar; see :class:`edgestill.runtime.constraint.Matcher`."""
-
-    exact = False
 
     def __init__(self, grammar: bytes, tokens: _Tokens) -> None:
         self._tokens = tokens
@@ -99,6 +88,7 @@ class LlamaGrammarMatcher:
         self._begun = b""  # the bytes of a character that isn't whole yet
         self._usable = tokens.usable & ~tokens.spaced if tokens.spaced.any() else tokens.usable
         self._complete: bool | None = None
+        self._roots: NDArray[np.int64] | None = None
 
     def __del__(self) -> None:
         self.close()
@@ -109,13 +99,11 @@ class LlamaGrammarMatcher:
         allowed[asked] = self._apply(ids[asked])
         return allowed
 
-    def possible(self) -> NDArray[np.int64]:
-        tokens = self._tokens
-        allowed = self.allows(tokens.alone_ids)
-        groups = [tokens.by_first_byte[byte] for byte in tokens.alone_bytes[allowed].tolist()]
-        ids = np.concatenate([tokens.without_alone, *groups])
-        ids.sort()
-        return ids
+    def few(self) -> bool:
+        return int(self._tokens.tree.sizes[self._allowed_roots()].sum()) <= _FEW
+
+    def allowed(self) -> NDArray[np.int64]:
+        return self._tokens.tree.allowed(self.allows, self._allowed_roots())
 
     def accept(self, token_id: int) -> None:
         self._llama.llama_sampler_accept(self._sampler, token_id)
@@ -123,7 +111,7 @@ class LlamaGrammarMatcher:
         assert begun is not None  # only what was allowed is accepted
         self._begun = begun
         self._usable = self._tokens.usable
-        self._complete = None
+        self._complete = self._roots = None
 
     @property
     def complete(self) -> bool:
@@ -133,15 +121,18 @@ class LlamaGrammarMatcher:
 
     @property
     def finished(self) -> bool:
-        if not self.complete:
-            return False
-        ids = self.possible()
-        return not len(ids) or not self.allows(ids).any()
+        return self.complete and not len(self._allowed_roots())
 
     def close(self) -> None:
         if self._sampler:
             self._llama.llama_sampler_free(self._sampler)
             self._sampler = None
+
+    def _allowed_roots(self) -> NDArray[np.int64]:
+        if self._roots is None:
+            roots = self._tokens.tree.roots
+            self._roots = roots[self.allows(roots)]
+        return self._roots
 
     def _apply(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of ``ids`` llama.cpp's grammar leaves standing."""
