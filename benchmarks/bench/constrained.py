@@ -62,7 +62,7 @@ class Tally:
 
 @dataclass
 class Cost:
-    """Mean microseconds between two tokens, without and with a constraint, greedy and at temperature 1.3 with top-k 40."""
+    """Mean microseconds between two tokens, without and with a constraint."""
 
     engine: str
     vocabulary: int
@@ -175,7 +175,9 @@ def judge(tally: Tally, session: Session, schema: Schema, sampling: Sampling) ->
 
 def cost(session: Session) -> Iterator[Cost]:
     """Yield the mean time of a token with and without a constraint."""
-    schema = {"type": "object", "properties": {f"p{n}": {"type": "string", "minLength": 12, "maxLength": 24} for n in range(6)}, "required": [f"p{n}" for n in range(6)]}  # fmt: skip
+    names = [f"p{number}" for number in range(6)]
+    text = {"type": "string", "minLength": 12, "maxLength": 24}
+    schema = {"type": "object", "properties": dict.fromkeys(names, text), "required": names}
     for name, settings in (("greedy", {}), ("temperature 1.3, top-k 40", SAMPLINGS[3])):
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for seed in range(6):
@@ -228,7 +230,8 @@ def main() -> int:
                     print(f"  {fault}")
     good = all(tally.valid == tally.total for tally in tallies)
     if options.json:
-        print(json.dumps({"answers": [asdict(one) for one in tallies], "cost": [asdict(one) for one in costs], "all_valid": good}))  # fmt: skip
+        figures = {"answers": [asdict(one) for one in tallies], "cost": [asdict(one) for one in costs]}
+        print(json.dumps({**figures, "all_valid": good}))
     else:
         for one in costs:
             print(

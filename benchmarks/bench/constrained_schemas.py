@@ -31,6 +31,8 @@ def _string(least: int = 0, most: int = 8) -> Schema:
     return {"type": "string", "minLength": least, "maxLength": most}
 
 
+_NULL: Schema = {"type": "null"}
+_SWITCH: Schema = {"type": "boolean"}
 _LEVEL: Schema = {"type": "integer", "minimum": 0, "maximum": 100}
 _POINT: Schema = {"$defs": {"point": _object(x=_LEVEL, y={"type": "number", "minimum": -1, "maximum": 1})}}
 
@@ -49,6 +51,10 @@ PLAIN: list[Schema] = [
     _string(),
     _string(3, 3),
     _string(1, 1),
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "date-time"},
+    {"type": "string", "format": "ipv4"},
+    {"type": "string", "format": "uuid"},
     {"enum": list(TEXTS)},
     {"enum": [None, True, -1.5, 10**15, "x", [1, "é"], {"a": {"b": []}}]},
     {"const": {"device": 'the "big" lamp', "levels": [0, 0.5, 1e-7]}},
@@ -59,20 +65,20 @@ PLAIN: list[Schema] = [
     {"type": "array", "items": {"type": "array", "items": _string(0, 3), "maxItems": 2}, "minItems": 1, "maxItems": 2},
     {"type": "array", "prefixItems": [_string(1, 4), _LEVEL, {"type": "null"}], "items": False},
     {"anyOf": [_LEVEL, {"type": "string", "enum": ["auto", "off"]}, {"type": "null"}]},
-    {"anyOf": [_object(kind={"const": "lamp"}, level=_LEVEL), _object(kind={"const": "door"}, open={"type": "boolean"})]},
+    {"anyOf": [_object(kind={"const": "lamp"}, level=_LEVEL), _object(kind={"const": "door"}, open=_SWITCH)]},
     _object(),
     _object(a=_LEVEL),
     _object([], a=_LEVEL, b={"type": "boolean"}, c=_string(0, 3)),
     _object(["b"], a=_LEVEL, b={"type": "boolean"}, c=_string(0, 3)),
     _object(["d"], a={"type": "null"}, b={"type": "null"}, c={"type": "null"}, d={"type": "null"}, e={"type": "null"}),
     _object(**{"naïve ключ": _LEVEL, 'with "quotes"': {"type": "boolean"}, "tab\t": {"type": "null"}, "": _LEVEL}),
-    _object(action={"enum": ["set_brightness", "lock", "unlock"]}, room=_string(1, 12), value={"anyOf": [_LEVEL, {"type": "null"}]}),
-    _object(user=_object(name=_string(1, 10), tags={"type": "array", "items": _string(1, 4), "maxItems": 3}), ok={"type": "boolean"}),
+    _object(action={"enum": ["dim", "lock", "unlock"]}, room=_string(1, 12), value={"anyOf": [_LEVEL, _NULL]}),
+    _object(user=_object(name=_string(1, 9), tags={"type": "array", "items": _string(1, 4), "maxItems": 3}), ok=_SWITCH),
     {**_POINT, **_object(start={"$ref": "#/$defs/point"}, end={"$ref": "#/$defs/point"})},
     {**_POINT, "type": "array", "items": {"$ref": "#/$defs/point"}, "minItems": 1, "maxItems": 3},
-    {"definitions": {"a/b~c": _LEVEL}, "type": "object", "properties": {"v": {"$ref": "#/definitions/a~1b~0c"}}, "required": ["v"]},
+    {"definitions": {"a/b~c": _LEVEL}, **_object(v={"$ref": "#/definitions/a~1b~0c"})},
     {"allOf": [_object(only=_LEVEL)]},
-    {"title": "Lamp", "description": "documented", "type": "object", "properties": {"on": {"type": "boolean", "default": True}}},
+    {"title": "Lamp", "description": "documented", "properties": {"on": {"type": "boolean", "default": True}}},
 ]  # fmt: skip
 """What llama.cpp's grammar and llguidance both enforce."""
 
@@ -80,11 +86,8 @@ FOREIGN: list[Schema] = [
     {"type": "string", "pattern": "^[a-z]{2,5}-[0-9]{3}$"},
     {"type": "string", "pattern": "^(red|green|naïve|\"q\")$"},
     {"type": "string", "pattern": "^\\w{1,6}$"},
-    {"type": "string", "format": "date"},
-    {"type": "string", "format": "ipv4"},
-    {"type": "string", "format": "uuid"},
     {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 500},
-    _object(id={"type": "string", "pattern": "^[A-F0-9]{4}$"}, day={"type": "string", "format": "date"}, level=_LEVEL),
+    _object(id={"type": "string", "pattern": "^[A-F0-9]{4}$"}, level=_LEVEL),
     {"type": "array", "items": {"type": "string", "pattern": "^x+y{1,2}$", "maxLength": 6}, "maxItems": 3},
     {"allOf": [_object(a=_LEVEL), {"type": "object", "properties": {"a": {"minimum": 50}}}]},
     {"oneOf": [{"type": "boolean"}, _string(0, 5)]},
@@ -110,7 +113,7 @@ def random_schema(draw: random.Random, depth: int = 2) -> Schema:
         least = draw.randrange(5)
         return _string(least, least + draw.randrange(5))
     if kind == "enum":
-        return {"enum": draw.sample(TEXTS, 3) + [draw.randrange(100), draw.random()]}
+        return {"enum": [*draw.sample(TEXTS, 3), draw.randrange(100), draw.random()]}
     if kind == "array":
         least = draw.randrange(3)
         return {

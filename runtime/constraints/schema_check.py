@@ -140,7 +140,7 @@ def check_for_llguidance(whole: Schema, part: Schema, place: str) -> None:
     """Raise UnsupportedError for what llguidance would accept without enforcing it for every reader.
 
     An exclusive bound of a number, as 0.99999999999999999 is 1 once read; a multiple of a fraction, which readers
-    compute in binary; a least number of properties, as one may be written twice.
+    compute in binary; a least number of properties, as one may be written twice; formats (30 February passes).
     """
     for key in ("$defs", "definitions"):
         if isinstance(definitions := whole.get(key), Mapping):
@@ -155,6 +155,11 @@ def _refuse_loose(schema: object, place: str) -> None:
         loose = {"exclusiveMinimum", "exclusiveMaximum"} & part.keys() if not only_integers else set()
         if "multipleOf" in part and not (only_integers and isinstance(part["multipleOf"], int)):
             loose.add("multipleOf")
+        if "format" in part:
+            raise UnsupportedError(
+                f"schema, {where}: format {part['format']!r} is not enforced here; leave it out, or write a pattern "
+                "(date, time, date-time, uuid and ipv4 are, without other keywords)"
+            )
         if isinstance(least := part.get("minProperties"), int) and least > 1:
             loose.add("minProperties")
         reference = part.get("$ref")
@@ -163,4 +168,6 @@ def _refuse_loose(schema: object, place: str) -> None:
                 f"schema, {where}/$ref: beside keywords that need llguidance, only #/$defs/... is followed"
             )
         if loose:
-            raise UnsupportedError(f"schema, {where}: {min(loose)} can't be enforced here for every reader of numbers")
+            raise UnsupportedError(
+                f"schema, {where}: {min(loose)} can't be enforced here for every reader; leave it out"
+            )

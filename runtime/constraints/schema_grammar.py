@@ -46,6 +46,7 @@ from edgestill.runtime.constraints.schema_check import (
     pointed,
     type_of,
 )
+from edgestill.runtime.constraints.string_formats import FORMATS
 
 Schema = Mapping[str, object]
 
@@ -188,6 +189,8 @@ class _Compiler:
         return node if node is not None else _impossible(place, f"numbers from {low} to {high}")
 
     def _string(self, schema: Schema, place: str, keys: set[str]) -> Node:
+        if keys == {"format"} and (written := FORMATS.get(str(schema["format"]))) is not None:
+            return _string_of(written)
         if other := keys - {"minLength", "maxLength"}:
             return self._beyond(schema, place, min(other))
         least, most = _counts(schema, "minLength", "maxLength", place)

@@ -37,7 +37,7 @@ class TokenTree:
         """By token: how many tokens begin with it, itself among them."""
 
     def allowed(self, allows: Callable[[Ids], NDArray[np.bool_]], roots: Ids) -> Ids:
-        """Return, in order, the tokens under (and among) ``roots`` that ``allows``; below a refused one none is asked."""
+        """Return, in order, the tokens among and under ``roots`` that ``allows``; none below a refused one is asked."""
         found = []
         level = roots
         while len(level):

@@ -19,7 +19,9 @@ def unfinished(data: bytes) -> bytes | None:
         _, used = codecs.utf_8_decode(data, "strict", False)
     except UnicodeDecodeError:
         return None
-    return data[used:]
+    begun = data[used:]
+    # Python's decoder waits for the third byte of a surrogate before it refuses it; no byte would do.
+    return None if begun[:1] == b"\xed" and begun[1:2] >= b"\xa0" else begun
 
 
 class Utf8Filter:
