@@ -73,7 +73,7 @@ PLAIN: list[Schema] = [
     _object(["d"], a={"type": "null"}, b={"type": "null"}, c={"type": "null"}, d={"type": "null"}, e={"type": "null"}),
     _object(**{"naïve ключ": _LEVEL, 'with "quotes"': {"type": "boolean"}, "tab\t": {"type": "null"}, "": _LEVEL}),
     _object(action={"enum": ["dim", "lock", "unlock"]}, room=_string(1, 12), value={"anyOf": [_LEVEL, _NULL]}),
-    _object(user=_object(name=_string(1, 9), tags={"type": "array", "items": _string(1, 4), "maxItems": 3}), ok=_SWITCH),
+    _object(user=_object(n=_string(1, 9), tags={"type": "array", "items": _string(1, 4), "maxItems": 3}), ok=_SWITCH),
     {**_POINT, **_object(start={"$ref": "#/$defs/point"}, end={"$ref": "#/$defs/point"})},
     {**_POINT, "type": "array", "items": {"$ref": "#/$defs/point"}, "minItems": 1, "maxItems": 3},
     {"definitions": {"a/b~c": _LEVEL}, **_object(v={"$ref": "#/definitions/a~1b~0c"})},

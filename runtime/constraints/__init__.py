@@ -7,17 +7,15 @@ its heavy library only when a matcher is made.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from edgestill.errors import MissingDependencyError, UnsupportedError
 from edgestill.runtime.constraint import Constraint, Matcher
 from edgestill.runtime.constraints.vocabulary import Vocabulary
 from edgestill.runtime.engine import Engine
 from edgestill.runtime.tokenizer import Tokenizer
-
-_BACKENDS: Final = ("llama_grammar", "guidance")  # in order of preference
 
 Compiler = Callable[[Constraint, Vocabulary], Callable[[], Matcher]]
 """Compiles a constraint: (constraint, vocabulary) -> a function that makes a matcher for one answer."""
@@ -70,10 +68,11 @@ class ConstraintCompiler:
         return self._last[1]
 
     def _compile(self, constraint: Constraint) -> Compiled:
-        for name in _BACKENDS:
-            importlib.import_module(f"{__name__}.{name}")
+        for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+            importlib.import_module(module.name)
         note: str | None = None
-        for name, backend in _backends.items():
+        # An engine's own backend goes before one for every engine.
+        for name, backend in sorted(_backends.items(), key=lambda item: not item[1].engines):
             if backend.engines and self._engine.name not in backend.engines:
                 continue
             try:
