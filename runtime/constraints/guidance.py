@@ -45,7 +45,8 @@ def compile_for_llguidance(constraint: Constraint, vocabulary: Vocabulary) -> Ca
             )
         raise InputError(f"grammar: llguidance can't read it (line(column): {reason})")
     tokenizer = _tokenizer(vocabulary)
-    return lambda: GuidanceMatcher(llguidance.LLMatcher(tokenizer, grammar), int(tokenizer.vocab_size), vocabulary)
+    first = llguidance.LLMatcher(tokenizer, grammar)  # a copy costs microseconds, another one a millisecond
+    return lambda: GuidanceMatcher(first.deep_copy(), int(tokenizer.vocab_size), vocabulary)
 
 
 class _Pieces:
