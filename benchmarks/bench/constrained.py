@@ -62,7 +62,7 @@ class Tally:
 
 @dataclass
 class Cost:
-    """Mean CPU microseconds of a token on one thread, plain and constrained; other work on the machine doesn't count."""
+    """Mean CPU microseconds of a token on one thread, plain and constrained, whatever else the machine does."""
 
     engine: str
     vocabulary: int
