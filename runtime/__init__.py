@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgestill.runtime.classifier import Classifier
+    from edgestill.runtime.constraint import ConstraintOutcome, Grammar, JsonSchema
     from edgestill.runtime.engine import Engine, Logits
     from edgestill.runtime.engines import engine_names, open_engine
     from edgestill.runtime.model_source import ModelSource, locate_model
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "classifier": ("Classifier",),
+    "constraint": ("ConstraintOutcome", "Grammar", "JsonSchema"),
     "engine": ("Engine", "Logits"),
     "engines": ("engine_names", "open_engine"),
     "model_source": ("ModelSource", "locate_model"),
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Chunk",
     "Classifier",
+    "ConstraintOutcome",
     "Engine",
     "FastTokenizer",
     "FinishReason",
@@ -44,6 +47,8 @@ __all__ = [
     "GenerationOptions",
     "GenerationStatistics",
     "GgufTokenizer",
+    "Grammar",
+    "JsonSchema",
     "Logits",
     "ModelSource",
     "Sampler",

@@ -80,6 +80,14 @@ class Sampler:
         drawn = int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
         return int(ids[min(drawn, len(ids) - 1)])
 
+    def draw(self, logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """Return ``count`` independent draws of the next token, for a temperature above 0 and no history."""
+        ids, probabilities = candidates(logits, (), self.sampling)
+        cumulative = probabilities.cumsum()
+        drawn = cumulative.searchsorted(self._random.random(count) * cumulative[-1], side="right")
+        chosen: NDArray[np.int64] = ids[np.minimum(drawn, len(ids) - 1)]
+        return chosen
+
 
 def penalised(logits: NDArray[np.float32], history: Sequence[int], penalty: float) -> NDArray[np.float32]:
     """Return a copy of ``logits`` in which tokens of ``history`` are less likely (penalty above 1)."""

@@ -13,6 +13,9 @@ from edgestill.dataset import Message
 from edgestill.errors import CheckpointError, ContextFullError, InputError, ModelFileError
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.classifier import refuse_classifier
+from edgestill.runtime.constrained_sampling import ConstrainedSampler
+from edgestill.runtime.constraint import Constraint, ConstraintOutcome
+from edgestill.runtime.constraints import ConstraintCompiler
 from edgestill.runtime.engine import Engine, KeepsState, Logits
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import ModelSource, locate_model
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 _WORTH_READING: Final = 1 / 8  # of a prefix's tokens; a token is read at least 15 times as fast as it is computed
 
-FinishReason = Literal["eos", "stop", "length", "cancelled"]
+FinishReason = Literal["eos", "complete", "stop", "length", "cancelled"]
 Prompt = str | Sequence[Message] | Sequence[int]
 
 
@@ -35,13 +38,16 @@ class GenerationOptions:
     """How an answer is made: its most tokens, the sampling, and what ends it.
 
     ``stop`` strings end the answer and aren't part of its text; ``ignore_eos`` goes on past the model's
-    own end (for benchmarks). Raises InputError for a value out of its range.
+    own end (for benchmarks). Under a ``constraint`` only what it allows is sampled; the answer ends where nothing
+    may follow (finish reason ``complete``), or by the model's own end where the constraint lets it. Raises InputError
+    for a value out of its range.
     """
 
     max_new_tokens: int = 256
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -71,13 +77,17 @@ class GenerationStatistics:
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer: ``token_ids`` are all tokens that were drawn, with the EOS token that ended it."""
+    """One answer: ``token_ids`` are all tokens that were drawn, with the EOS token that ended it.
+
+    ``constraint`` says whether the text satisfies the constraint (None: there was none).
+    """
 
     text: str
     token_ids: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
     statistics: GenerationStatistics
+    constraint: ConstraintOutcome | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +118,7 @@ class Session:
         self.last: Generation | None = None
         self.prefix: PrefixState | None = None
         self.prefix_misfit: str | None = None
+        self._constraints = ConstraintCompiler(engine, tokenizer)
         self._sequence: list[int] = []  # the ids in the engine's KV cache
         self._cancelled = False
 
@@ -200,7 +211,9 @@ class Session:
     def generate(self, prompt: Prompt, options: GenerationOptions | None = None) -> Generation:
         """Answer a prompt: raw text, messages, or token ids.
 
-        Raises ContextFullError when the prompt doesn't fit the context, InputError when it is empty.
+        Raises ContextFullError when the prompt doesn't fit the context, InputError when it is empty; over a
+        constraint as :meth:`edgestill.runtime.constraints.ConstraintCompiler.compiled`, and StageError when the
+        vocabulary can't go on with it.
         """
         for _ in self.stream(prompt, options):
             pass
@@ -217,13 +230,14 @@ class Session:
         self._cancelled = False
         ids = self._ids(prompt)
         prompt_tokens = len(ids)
+        constrained = self._constrained(options) if options.constraint is not None else None
         prefill_started = perf_counter()
         reused, logits = self._prefill(ids)
         prefill_seconds = perf_counter() - prefill_started
 
         engine = self.engine
         append = engine.append
-        pick = Sampler(options.sampling).pick
+        pick = (constrained or Sampler(options.sampling)).pick
         decoder = StreamDecoder(self.tokenizer)
         push = decoder.push
         stop = StopStrings(options.stop) if options.stop else None
@@ -247,7 +261,10 @@ class Session:
             else:
                 history.append(token)
                 text = push(token)
-                if len(new) == limit:
+                if constrained is not None and constrained.finished:
+                    reason = "complete"
+                    text += decoder.finish()
+                elif len(new) == limit:
                     reason = "length"
                     text += decoder.finish()
             if stop is not None:
@@ -280,8 +297,16 @@ class Session:
         statistics = GenerationStatistics(
             prompt_tokens, len(new), reused, ttft_seconds, prefill_seconds, tuple(gaps), total
         )
-        self.last = Generation("".join(texts), tuple(new), prompt_tokens, reason, statistics)
+        outcome = constrained.outcome(cut=reason == "stop") if constrained is not None else None
+        self.last = Generation("".join(texts), tuple(new), prompt_tokens, reason, statistics, outcome)
         yield Chunk(text, None if reason == "cancelled" else token, reason)
+
+    def _constrained(self, options: GenerationOptions) -> ConstrainedSampler:
+        """Return the sampler of an answer under its constraint."""
+        assert options.constraint is not None  # asked by the caller
+        compiled = self._constraints.compiled(options.constraint)
+        ends = () if options.ignore_eos else tuple(self.tokenizer.eos_ids)
+        return ConstrainedSampler(options.sampling, compiled.matcher(), ends, compiled.backend, compiled.note)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         """Return the prompt's ids in a fresh list, checked."""
