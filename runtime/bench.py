@@ -15,6 +15,7 @@ from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.model_source import locate_model
 from edgestill.runtime.roofline import roofline
@@ -41,6 +42,7 @@ class BenchOptions:
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
     ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
+    ``gate_seconds`` is how long a repetition may wait for the device to be as cool as at the start (0: not at all).
     """
 
     prompt_tokens: int = 128
@@ -52,11 +54,14 @@ class BenchOptions:
     context_length: int | None = None
     timeout_seconds: float = 1800.0
     roofline: bool = False
+    gate_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
             if getattr(self, name) < lowest:
                 raise InputError(f"{name} {getattr(self, name)} is too small; give at least {lowest}")
+        if self.gate_seconds < 0:
+            raise InputError(f"gate_seconds {self.gate_seconds} is below 0; give 0 for no waiting, or more")
         if self.timeout_seconds <= 0:
             raise InputError(f"timeout_seconds {self.timeout_seconds} is too small; give more than 0")
 
@@ -96,6 +101,7 @@ def bench_model(
     prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
     decode = [len(times["inter_token_seconds"]) / sum(times["inter_token_seconds"]) for times in run.times]
     per_repetition = f"median of {repetitions} repetitions in one fresh process after {options.warmup} warm-ups"
+    heat = heat_record(run.times, run.met)
     pooled = f"gaps between tokens pooled over {repetitions} repetitions; the interval takes them as independent"
     raw = {
         "load_seconds": [float(run.loaded["load_seconds"])],
@@ -108,6 +114,7 @@ def bench_model(
         "decode_tokens_per_second": decode,
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
+        **heat.raw,
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
@@ -134,8 +141,11 @@ def bench_model(
         peak_rss_bytes=_peak_rss(run),
         weights_bytes=_weights(run, size),
         size_bytes=size,
-        warnings=tuple(_warnings(run, options, gaps)),
+        warnings=(*_warnings(run, options, gaps), *heat.warnings),
         raw=raw,
+        energy_per_token=heat.energy_per_token,
+        throttling=heat.throttling,
+        gate=heat.gate,
         means={
             name: mean_figure(raw[name], unit, f"mean of {per_repetition.removeprefix('median of ')}")
             for name, unit in _MEANS.items()
@@ -199,6 +209,7 @@ def _measure(
         "new_tokens": new_tokens,
         "repetitions": options.repetitions,
         "warmup": options.warmup,
+        "gate_seconds": options.gate_seconds,
         "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
     }
     rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))

@@ -180,6 +180,9 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     equal("processor", there.cpu, here.cpu)
     equal("cores", there.cores, here.cores)
     equal("governor", there.governor, here.governor)
+    slowed = [record.throttling and record.throttling.throttled for record in (one, other)]
+    if True in slowed and False in slowed:
+        reasons.append(f"only the {('first', 'second')[slowed.index(True)]} was slowed while it ran (throttling)")
     if there.clock_mhz and here.clock_mhz:
         clocks = statistics.fmean(there.clock_mhz), statistics.fmean(here.clock_mhz)
         if max(clocks) > (1 + MAX_CLOCK_DIFFERENCE) * min(clocks):

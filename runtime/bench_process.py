@@ -15,7 +15,8 @@ _WORKER: Final = "edgestill.runtime.bench_worker"
 
 @dataclass
 class WorkerRun:
-    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line.
+    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition
+    and what it met (sensors, energy, waits), its last line.
 
     ``failure`` says how it ended when it didn't end well.
     """
@@ -25,6 +26,7 @@ class WorkerRun:
     prompt_sha256: str | None = None
     pss: list[float | None] = field(default_factory=list)
     times: list[Mapping[str, Any]] = field(default_factory=list)
+    met: list[Mapping[str, Any] | None] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
 
@@ -43,6 +45,7 @@ class WorkerRun:
             self.loaded = event
         elif kind == "repetition":
             self.times.append(event["times"])
+            self.met.append(event.get("met"))
         elif kind == "finished":
             self.finished = event
         return kind in ("warm", "repetition")

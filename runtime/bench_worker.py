@@ -20,6 +20,7 @@ from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.repetition_watch import RepetitionWatch
 from edgestill.runtime.worker import Emit, serve_request
 from edgestill.storage import sha256_json
 
@@ -74,17 +75,20 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             }
         )
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
+        watch = RepetitionWatch(float(request["gate_seconds"]), _busy_seconds)
         for number in range(int(request["warmup"])):
             _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
             emit({"event": "warm", "pss": read_memory().pss})
         others = _OtherProcesses()
         pss, sampled = read_memory().pss, time.perf_counter()
         for prompt in prompts * int(request["repetitions"]):
+            watch.before()
             times = _answer(session, prompt, new_tokens, ignore_eos)
+            met = watch.after()
             # Reading PSS walks the page tables and leaves cold caches to the next answer: not too often.
             if time.perf_counter() - sampled > _PSS_INTERVAL:
                 pss, sampled = read_memory().pss, time.perf_counter()
-            emit({"event": "repetition", "times": times, "pss": pss})
+            emit({"event": "repetition", "times": times, "pss": pss, "met": met})
         cores, memory = others.cores(), read_memory()
         emit({"event": "finished", "pss": memory.pss, "peak_rss": memory.peak_rss, "other_cores": cores})
     finally:

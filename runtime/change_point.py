@@ -31,8 +31,8 @@ def find_fall(values: Floats, *, before: int, after: int) -> ChangePoint:
     At least ``before`` places lie on its left and ``after`` from it on. The statistic is the largest two-sample t over
     all places (Hawkins, Testing a sequence of observations for a shift in location, JASA 72, 1977), here for a fall
     only. Its distribution is that over 1,999 orders of the values, so that none is assumed of them and short series
-    are allowed (Antoch and Huskova, Permutation tests in change point analysis, 2001). Outliers are drawn in before. Where
-    neighbours are alike beyond chance, t is divided by the factor by which that widens the spread of a mean,
+    are allowed (Antoch and Huskova, Permutation tests in change point analysis, 2001). Outliers are drawn in before.
+    Where neighbours are alike beyond chance, t is divided by the factor by which that widens the spread of a mean,
     sqrt((1 + r) / (1 - r)) with r their correlation (Bayley and Hammersley, 1946). Without room for a change p is 1.
     """
     n = len(values)
@@ -53,7 +53,7 @@ def find_fall(values: Floats, *, before: int, after: int) -> ChangePoint:
 
 
 def falling_curve(values: Floats) -> Floats:
-    """Return the never rising curve that is nearest in least squares (pooling adjacent violators, Ayer et al., 1955)."""
+    """Return the nearest curve that never rises, in least squares (pooling adjacent violators, Ayer et al., 1955)."""
     means: list[float] = []
     counts: list[int] = []
     for value in values:
@@ -73,7 +73,8 @@ def _explained(values: Floats) -> Floats:
     norms = np.sqrt((centred**2).sum(axis=1, keepdims=True))
     places = np.arange(1, n)
     fallen: Floats = np.cumsum(centred, axis=1)[:, :-1] * np.sqrt(n / (places * (n - places)))
-    return np.divide(fallen, norms, out=np.zeros_like(fallen), where=norms > 0)
+    shares: Floats = np.divide(fallen, norms, out=np.zeros_like(fallen), where=norms > 0)
+    return shares
 
 
 def _as_t(correlation: Floats | float, n: int) -> Floats:

@@ -122,8 +122,7 @@ def find_throttling(trace: Trace) -> Throttling:
 
     A fall counts when it is lasting, of 5% or more, and rarer in a steady run than 1%, or 5% where sensors show heat
     (:func:`edgestill.runtime.change_point.find_fall`, over 80 blocks, half as many, and so on, the least p times
-    the number of these: Bonferroni). Without sensors its cause isn't known to be heat, which ``source`` says. Raises InputError
-    for a trace whose columns don't fit.
+    the number of these: Bonferroni). Without sensors its cause isn't known to be heat, which ``source`` says.
     """
     trace = _without_neighbours(trace)
     n = len(trace.token_seconds)
@@ -163,15 +162,26 @@ def _without_neighbours(trace: Trace) -> Trace:
     kept = ~(busy > np.nanmedian(busy) + BUSY_RISE) if not np.isnan(busy).all() else np.ones(len(busy), bool)
     if kept.all() or kept.mean() < 0.5:
         return trace
-    columns = {column.name: getattr(trace, column.name) for column in fields(trace)}
-    return Trace(**{name: None if part is None else np.asarray(part)[kept].tolist() for name, part in columns.items()})
+
+    def quiet(column: Sequence[float] | None) -> list[float] | None:
+        return None if column is None else [value for value, keep in zip(column, kept, strict=True) if keep]
+
+    return Trace(
+        seconds=quiet(trace.seconds) or [],
+        token_seconds=quiet(trace.token_seconds) or [],
+        positions=quiet(trace.positions),
+        clock_mhz=quiet(trace.clock_mhz),
+        temperatures=quiet(trace.temperatures),
+        throttle_counts=quiet(trace.throttle_counts),
+        other_cores=quiet(trace.other_cores),
+    )
 
 
 def _without_cache_growth(trace: Trace) -> Floats:
     """Return seconds a token as they would be at the mean position: attention reads all of the cache, so time grows
-    linearly with it. The slope is the median over pairs of one answer, a fifth of it apart, so that a step between them
-    stays: it touches few pairs. In a single answer a fall in many steps touches more; there it is the lower quartile, of
-    means over a twentieth."""
+    linearly with it. The slope is the median over pairs of one answer, a fifth of it apart, so that a step between
+    them stays: it touches few pairs. In a single answer a fall in many steps touches more; there it is the lower
+    quartile, of means over a twentieth."""
     seconds = np.asarray(trace.token_seconds, np.float64)
     if trace.positions is None:
         return seconds
@@ -262,7 +272,7 @@ def _fall_of_the_clock(trace: Trace, slowness: Floats, start: int) -> _Fall | No
     p = mann_whitney_p(*sides)
     if p is None or p > P_ALONE or share < LEAST_FALL:
         return None
-    return _Fall(at, p, float(before.mean()), float(after.mean()), "dated by the clock's, Mann and Whitney's test of the rate")
+    return _Fall(at, p, float(before.mean()), float(after.mean()), "dated by the clock, Mann and Whitney's test")
 
 
 def _evidence(trace: Trace, start: int, fall: _Fall) -> _Evidence:
@@ -318,7 +328,8 @@ def _halves(column: Sequence[float] | None, start: int, at: int) -> tuple[Floats
 
 
 def _edges(start: int, end: int, blocks: int) -> NDArray[np.int64]:
-    return np.linspace(start, end, min(blocks, end - start) + 1).round().astype(np.int64)
+    edges: NDArray[np.int64] = np.linspace(start, end, min(blocks, end - start) + 1).round().astype(np.int64)
+    return edges
 
 
 def _means(values: Floats, edges: NDArray[np.int64]) -> Floats:

@@ -103,7 +103,10 @@ def _run(kind: str, device: Device, sensors: tuple[str, ...], generator: np.rand
         room = (device.trip - generator.uniform(4, 15) - air) / (device.idle + device.dynamic)
         scale = max(0.05, room / (device.die[1] + device.case[1]))
         device = replace(
-            device, die=(device.die[0], device.die[1] * scale), case=(device.case[0], device.case[1] * scale), budget=None
+            device,
+            die=(device.die[0], device.die[1] * scale),
+            case=(device.case[0], device.case[1] * scale),
+            budget=None,
         )
     if kind == "capped from the start":
         cap = device.highest * float(generator.uniform(0.5, 0.8))
@@ -127,7 +130,7 @@ def _run(kind: str, device: Device, sensors: tuple[str, ...], generator: np.rand
 def simulate(
     device: Device, seconds: float, air: float, cap: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return clock in MHz, die temperature, slowings counted, and whether the governor held it down, by step of time."""
+    """Return clock in MHz, die temperature, slowings counted, whether the governor held it down, by step of time."""
     total = int(seconds / STEP)
     clocks, degrees, counts, slowed = (np.zeros(total) for _ in range(4))
     case = air + float(generator.uniform(1, 8))

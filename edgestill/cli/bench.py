@@ -29,6 +29,9 @@ def bench(
         int | None, typer.Option(min=1, help="Threads (default: the cores this process may use).")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
+    gate_seconds: Annotated[
+        float, typer.Option(min=0, help="Longest wait for the device to cool before a repetition; 0: none.")
+    ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure models one after the other, each in its own process.
@@ -58,6 +61,7 @@ def bench(
         threads=threads,
         engine=None if engine is None else engine_name(engine),
         roofline=True,
+        gate_seconds=gate_seconds,
     )
     for name in names:
         locate_model(name)  # a misspelt one is found before the first runs
@@ -72,7 +76,12 @@ def bench(
                 if len(names) == 1:
                     raise
                 failures.append(BenchFailure(model=name, error=str(error)))
-    document = BenchDocument(environment=environment, results=tuple(records), failures=tuple(failures))
+    document = BenchDocument(
+        environment=environment,
+        results=tuple(records),
+        failures=tuple(failures),
+        environment_after=describe_environment(),
+    )
     if as_json:
         console.print_json(document.to_json())
     else:
@@ -112,5 +121,7 @@ def _print(records: Sequence[BenchRecord]) -> None:
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source
             read = console.figure(limit.bytes_per_token)
             console.say(f"{record.model}: {read} read for each token decoded; {reached}")
+        if (energy := record.energy_per_token) is not None and energy.value is not None:
+            console.say(f"{record.model}: {console.figure(energy)} ({energy.source})")
         for warning in record.warnings:
             console.say(f"{record.model}: {warning}")
