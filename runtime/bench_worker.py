@@ -75,7 +75,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             }
         )
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
-        watch = RepetitionWatch(float(request["gate_seconds"]), _busy_seconds)
+        watch = RepetitionWatch(float(request.get("gate_seconds", 0.0)), _busy_seconds)
         for number in range(int(request["warmup"])):
             _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
             emit({"event": "warm", "pss": read_memory().pss})

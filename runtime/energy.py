@@ -43,9 +43,6 @@ class EnergyMeter(Protocol):
     def end(self) -> float | None:
         """End the section and return its joules; None where the source failed."""
 
-    def close(self) -> None:
-        """Stop whatever runs beside; the meter must not be used after."""
-
 
 def open_meter(sysfs: Path = SYSFS, *, clock: Callable[[], float] = time.monotonic) -> EnergyMeter:
     """Return the best meter of this device: energy counters (RAPL, hwmon), sampled power (hwmon), a battery gauge.
@@ -134,9 +131,6 @@ class CounterMeter:
             total += part
         return total
 
-    def close(self) -> None:
-        """Nothing runs beside."""
-
 
 class PowerMeter:
     """Samples power with a thread while a section runs, and at both of its ends."""
@@ -164,7 +158,10 @@ class PowerMeter:
         self._thread.start()
 
     def end(self) -> float | None:
-        self.close()
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         self._sample()
         if not (self._was_valid and self._valid()):
             self.source = CHARGING
@@ -173,12 +170,6 @@ class PowerMeter:
             self.source = f"{self._power.name} could not be read"
             return None
         return integral(*zip(*self._samples, strict=True))
-
-    def close(self) -> None:
-        self._done.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def _watch(self, done: threading.Event) -> None:
         while not done.wait(1 / HERTZ):
@@ -201,6 +192,3 @@ class NoMeter:
 
     def end(self) -> float | None:
         return None
-
-    def close(self) -> None:
-        """Nothing runs beside."""

@@ -32,10 +32,9 @@ def heat_record(times: Sequence[Mapping[str, Any]], met: Sequence[Met | None]) -
     known = [one for one in met if one is not None]
     if not known or len(known) < len(times):
         return HeatRecord()
-    hottest = _hottest(known)
     columns = {
         "clock_mhz": [_value(one["after"]["clock_mhz"]) for one in known],
-        "temperature_celsius": hottest,
+        "temperature_celsius": _hottest(known)[1:],
         "throttle_count": [_value(one["after"]["throttle_count"]) for one in known],
         "other_cores": [_value(one["other_cores"]) for one in known],
         "joules": [_value(one["joules"]) for one in known],
@@ -77,9 +76,11 @@ def trace_of(times: Sequence[Mapping[str, Any]], met: Sequence[Met]) -> Trace:
             positions.append(float(time["prompt_tokens"]) + token)
             owner.append(place)
 
+    hottest = _hottest(met)
+
     def column(values: Sequence[float], first: float | None = None) -> list[float] | None:
         spread = [values[place] for place in owner]
-        if spread and first is not None:
+        if spread and first is not None and not math.isnan(first):
             spread[0] = first
         return None if all(map(math.isnan, values)) else spread
 
@@ -88,7 +89,7 @@ def trace_of(times: Sequence[Mapping[str, Any]], met: Sequence[Met]) -> Trace:
         token_seconds=token_seconds,
         positions=positions,
         clock_mhz=column([_value(one["after"]["clock_mhz"]) for one in met]),
-        temperatures=column(_hottest(met), _start(met[0])),
+        temperatures=column(hottest[1:], hottest[0]),
         throttle_counts=column(
             [_value(one["after"]["throttle_count"]) for one in met], met[0]["before"]["throttle_count"]
         ),
@@ -97,17 +98,13 @@ def trace_of(times: Sequence[Mapping[str, Any]], met: Sequence[Met]) -> Trace:
 
 
 def _hottest(met: Sequence[Met]) -> list[float]:
-    """Return the hottest sensor's degrees after each repetition; of sensors that never move, none where others do."""
-    readings: list[Mapping[str, float]] = [one["after"]["temperatures"] for one in met]
+    """Return the hottest sensor's degrees before the first repetition and after each; of sensors that never move, none
+    where others do."""
+    readings: list[Mapping[str, float]] = [met[0]["before"]["temperatures"]]
+    readings += [one["after"]["temperatures"] for one in met]
     names = {name for reading in readings for name in reading}
     alive = {name for name in names if len({reading.get(name) for reading in readings}) > 1} or names
     return [max((value for name, value in reading.items() if name in alive), default=math.nan) for reading in readings]
-
-
-def _start(first: Met) -> float | None:
-    """Return the degrees before the first repetition of the sensor that is the hottest after it."""
-    after, before = first["after"]["temperatures"], first["before"]["temperatures"]
-    return None if not after else before.get(max(after, key=after.get))
 
 
 def _value(value: float | None) -> float:

@@ -54,10 +54,6 @@ class RepetitionWatch:
             "after": _json(read_heat(self._sysfs)),
         }
 
-    def close(self) -> None:
-        """Stop what runs beside."""
-        self._meter.close()
-
 
 def _json(heat: HeatSample) -> dict[str, object]:
     return {

@@ -8,6 +8,7 @@ test), the sensors whether it is heat's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
@@ -43,12 +44,19 @@ WARMED: Final = 5.0
 kernels' device trees put the first trip points of processors between 60 and 85; those that watch a phone's skin lie
 lower, and are reached by warming."""
 
+LEVEL: Final = 2.0
+"""Degrees Celsius that a temperature held at a trip point goes to and fro."""
+
+HELD_READINGS: Final = 10
+"""With fewer readings of the clock after a fall, they may all miss the low moments of one that goes to and fro."""
+
 CLOCK_SHARE: Final = 1 / 3
 """The least part of the rate's fall that the clock's must be: a rate falls at most as much as the clocks behind it, of
 which those of memory and caches may be others."""
 
-BUSY_RISE: Final = 0.25
-"""Cores that other processes keep busy above their usual, from which on a sample is theirs, or a fall."""
+BUSY_RISE: Final = 0.2
+"""Cores that other processes keep busy more than when they were quiet, from which on a slow sample, or a fall, is
+theirs."""
 
 _BLOCKS: Final = 80
 _FEWEST_BLOCKS: Final = 10
@@ -155,11 +163,11 @@ def find_throttling(trace: Trace) -> Throttling:
 
 
 def _without_neighbours(trace: Trace) -> Trace:
-    """Leave out the samples during which other processes were busier than usual, while half of them remain."""
+    """Leave out the samples during which other processes were busier than their quietest tenth, if half remain."""
     if trace.other_cores is None or not len(trace.other_cores):
         return trace
     busy = np.asarray(trace.other_cores, np.float64)
-    kept = ~(busy > np.nanmedian(busy) + BUSY_RISE) if not np.isnan(busy).all() else np.ones(len(busy), bool)
+    kept = ~(busy > np.nanquantile(busy, 0.1) + BUSY_RISE) if not np.isnan(busy).all() else np.ones(len(busy), bool)
     if kept.all() or kept.mean() < 0.5:
         return trace
 
@@ -258,7 +266,7 @@ def _fall_of_the_clock(trace: Trace, slowness: Floats, start: int) -> _Fall | No
     if trace.clock_mhz is None:
         return None
     clocks = np.asarray(trace.clock_mhz, np.float64)
-    known = np.flatnonzero(~np.isnan(clocks) & (clocks > 0))
+    known = np.flatnonzero(clocks >= 1)  # nan and 0 are readings that failed
     known = known[known >= start]
     if len(known) < LEAST_SAMPLES:
         return None
@@ -278,10 +286,9 @@ def _fall_of_the_clock(trace: Trace, slowness: Floats, start: int) -> _Fall | No
 def _evidence(trace: Trace, start: int, fall: _Fall) -> _Evidence:
     """Say whether the sensors show that a fall is heat's: the counter first, then clock and temperature together."""
     at = fall.at
-    if trace.throttle_counts is not None:
-        counts = [count for count in trace.throttle_counts[start:] if count == count]
-        if counts and counts[-1] > counts[0]:
-            return _Evidence(True, f"the kernel counted {counts[-1] - counts[0]:.0f} slowings for heat")
+    counts = [count for count in trace.throttle_counts or () if not math.isnan(count)]
+    if counts and counts[-1] > counts[0]:
+        return _Evidence(True, f"the kernel counted {counts[-1] - counts[0]:.0f} slowings for heat")
     clocks = _halves(trace.clock_mhz, start, at)
     degrees = _halves(trace.temperatures, start, at)
     warmth = "without a temperature" if degrees is None else f"at {_reached(*degrees):.0f} degrees Celsius"
@@ -292,18 +299,23 @@ def _evidence(trace: Trace, start: int, fall: _Fall) -> _Evidence:
         if lost >= CLOCK_SHARE * fall.share:
             return _Evidence(True, f"the clock fell by {lost:.0%} {warmth}")
         # A clock that never moves may be what the governor asked for, not what the firmware gives.
-        if np.ptp(np.concatenate(clocks)) > 0:
+        if np.ptp(np.concatenate(clocks)) > 0 and len(np.unique(clocks[1])) >= HELD_READINGS:
             return _Evidence(False, "the clock held")
-    if degrees is not None:
-        reached = _reached(*degrees)
-        if reached < HOT and reached - float(degrees[0][0]) < WARMED:
-            return _Evidence(False, f"{warmth}, no warmer than before")
+    if counts:
+        return _Evidence(False, "no clock was seen to fall, and the kernel counted no slowing for heat")
     others = _halves(trace.other_cores, start, at)
     if others is not None:
-        more = float(others[1].mean() - others[0].mean())
+        more = float(np.median(others[1]) - np.median(others[0]))
         if more >= BUSY_RISE:
             return _Evidence(False, f"other processes kept {more:.1f} cores more busy than before")
-    return _Evidence(None, f"{warmth} and a clock the cause isn't known to be heat")
+    if degrees is not None:
+        reached = _reached(*degrees)
+        warmed = reached - float(degrees[0][0])
+        if reached < HOT and warmed < WARMED:
+            return _Evidence(False, f"{warmth}, no warmer than before")
+        if reached >= HOT and warmed >= WARMED and float(np.median(degrees[1])) <= reached + LEVEL:
+            return _Evidence(True, f"the temperature rose to {reached:.0f} degrees Celsius, and no further")
+    return _Evidence(None, f"{warmth} and a clock that fell the cause isn't known to be heat")
 
 
 def _reached(before: Floats, after: Floats) -> float:

@@ -27,16 +27,17 @@ FILE = Path(__file__).with_name("recorded_traces.json")
 SCHEMA = "edgestill.recorded-traces/1"
 GROUPS = Path("/sys/fs/cgroup/cpu")
 PERIOD = 10_000  # microseconds
-SECONDS = 12.0
-QUIET = 0.2  # cores
+SECONDS = 10.0
+MOST_SHARES, HOLDING_SHARES = 262_144, 2_048
 ANSWER, LONG_ANSWER = 192, 440  # tokens; a sample is an answer, or a quarter of a long one
 POSITIVE = ("cut at once", "cut in steps", "cut to and fro", "cut at once, growing cache", "cut, with a neighbour")
 NEGATIVE = ("steady", "neighbour in bursts", "neighbour to the end", "cut from the start", "growing cache")
 HOW = (
-    "decodes of stories260K (ONNX int8, onnxruntime, one thread on one core of a virtual machine of two), recorded "
-    "again when other work than what was started for it kept more than 0.2 cores busy; each sample an answer of 192 "
-    "tokens or a quarter of one of 440; slowed by the CPU quota of a control group (periods of 10 ms) or by a busy "
-    "process on the same core; other_cores from /proc/stat twice a second; no clock, no temperature, no counter there"
+    "decodes of stories260K (ONNX int8, onnxruntime, one thread) on one core of a virtual machine of two, the other "
+    "core of which was busy with other work; each sample an answer of 192 tokens or a quarter of one of 440; slowed by "
+    "the CPU quota of a control group (periods of 10 ms), or by a busy process on the same core; the core is kept from "
+    "other work by the group's share, and what the quota frees is taken by a process that counts as ours (heat frees "
+    "nothing); other_cores from /proc/stat twice a second; no clock, no temperature, no counter there"
 )
 Rows = list[list[float]]
 
@@ -65,29 +66,10 @@ def record(model: str, count: int, seed: int) -> None:
     kinds = [(POSITIVE, NEGATIVE)[at % 2][at // 2 % 5] for at in range(count)]
     traces: list[dict[str, object]] = []
     for number, kind in enumerate(kinds, 1):
-        traces.append(_undisturbed(model, kind, draw))
+        traces.append(_recorded(model, kind, draw))
         document = {"schema": SCHEMA, "how": HOW, "traces": traces}
         FILE.write_text(json.dumps(document).replace('{"kind"', '\n{"kind"') + "\n", encoding="utf-8")
-        print(f"{number} of {count}: {kind}, as wanted", file=sys.stderr, flush=True)
-
-
-def _undisturbed(model: str, kind: str, draw: random.Random) -> dict[str, object]:
-    """Record when the machine is quiet, and again when it wasn't: who else works slows the decoder, unlabelled."""
-    while True:
-        while _strangers(lambda: time.sleep(2))[1] > QUIET:
-            pass
-        entry, strangers = _strangers(lambda: _recorded(model, kind, draw))
-        if entry is not None and strangers <= QUIET:
-            return entry
-        print(f"{kind}: others kept {strangers:.2f} cores busy; again", file=sys.stderr, flush=True)
-
-
-def _strangers(action: Callable[[], dict[str, object] | None]) -> tuple[dict[str, object] | None, float]:
-    """Return what an action returns, and the cores that neither we nor our children kept busy meanwhile."""
-    begun, before, ours = time.monotonic(), _busy(), sum(os.times()[:4])
-    found = action()
-    spent = _busy() - before - (sum(os.times()[:4]) - ours)
-    return found, spent / (time.monotonic() - begun)
+        print(f"{number} of {count}: {kind} recorded", file=sys.stderr, flush=True)
 
 
 def _recorded(model: str, kind: str, draw: random.Random) -> dict[str, object]:
@@ -95,16 +77,12 @@ def _recorded(model: str, kind: str, draw: random.Random) -> dict[str, object]:
     onset = draw.uniform(0.25, 0.6) * SECONDS
     share = draw.uniform(0.5, 0.85)
     events: list[tuple[float, Callable[[], object]]] = []
-    stop_work: list[subprocess.Popen[bytes]] = []
+    working: list[subprocess.Popen[bytes]] = []
 
-    def work(seconds: float) -> None:
-        code = (
-            f"import os, time\nos.sched_setaffinity(0, [{core}])\nend = time.time() + {seconds}\n"
-            "while time.time() < end: pass"
-        )
-        stop_work.append(subprocess.Popen([sys.executable, "-c", code]))
+    with _group("decode", MOST_SHARES) as group, _group("work", draw.randint(MOST_SHARES // 4, MOST_SHARES)) as others:
 
-    with _group() as group:
+        def work(seconds: float) -> None:
+            working.append(_spin(core, seconds, others))
 
         def cut(to: float) -> None:
             (group / "cpu.cfs_quota_us").write_text(str(int(to * PERIOD)))
@@ -133,11 +111,10 @@ def _recorded(model: str, kind: str, draw: random.Random) -> dict[str, object]:
                 (draw.uniform(0.05, 0.8) * SECONDS, lambda: work(draw.uniform(0.03, 0.07) * SECONDS))
                 for _ in range(draw.randint(1, 3))
             ]
-        rows, busy = _decode(
-            model, LONG_ANSWER if "growing" in kind else ANSWER, core, group, sorted(events, key=_when)
-        )
-    for process in stop_work:
-        process.wait()
+        answer = LONG_ANSWER if "growing" in kind else ANSWER
+        rows, busy = _decode(model, answer, core, group, sorted(events, key=_when))
+        for process in working:
+            process.wait()
     whole = "growing" in kind
     throttled = kind in POSITIVE
     return {
@@ -159,11 +136,20 @@ def _at(busy: Rows, second: float) -> float:
     return next((value for until, value in busy if second <= until), busy[-1][1])
 
 
+def _spin(core: int, seconds: float, group: Path) -> subprocess.Popen[bytes]:
+    """Keep a core busy for some seconds, in a control group."""
+    code = f"import os, time\nos.sched_setaffinity(0, [{core}])\nend = time.time() + {seconds}\n"
+    process = subprocess.Popen([sys.executable, "-c", f"{code}while time.time() < end: pass"])
+    (group / "cgroup.procs").write_text(str(process.pid))
+    return process
+
+
 @contextmanager
-def _group() -> Iterator[Path]:
-    group = GROUPS / f"edgestill-{os.getpid()}"
+def _group(name: str, shares: int) -> Iterator[Path]:
+    group = GROUPS / f"edgestill-{os.getpid()}-{name}"
     group.mkdir()
     try:
+        (group / "cpu.shares").write_text(str(shares))
         (group / "cpu.cfs_period_us").write_text(str(PERIOD))
         yield group
     finally:
@@ -176,7 +162,11 @@ def _decode(
 ) -> tuple[Rows, Rows]:
     """Run the child in the control group, do what is due meanwhile; return its rows, and others' cores by second."""
     command = [sys.executable, __file__, model, str(answer), str(core)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    with (
+        _group("hold", HOLDING_SHARES) as hold,
+        _spin(core, SECONDS + 4, hold) as holder,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child,
+    ):
         (group / "cgroup.procs").write_text(str(child.pid))
         if child.stdout is None or child.stdout.readline() != "ready\n":
             raise SystemExit("the decoder didn't start")
@@ -189,17 +179,18 @@ def _decode(
         reader = threading.Thread(target=collect, args=(child.stdout,))
         reader.start()
         busy: Rows = []
-        before, own, sampled = _busy(), _own(child.pid), 0.0
+        before, own, sampled = _busy(), _own(child.pid) + _own(holder.pid), 0.0
         while (now := time.monotonic() - begun) < SECONDS:
             while events and events[0][0] <= now:
                 events.pop(0)[1]()
             if now - sampled >= 0.5:
-                after, mine = _busy(), _own(child.pid)
+                after, mine = _busy(), _own(child.pid) + _own(holder.pid)
                 busy.append([now, max(0.0, (after - before) - (mine - own)) / (now - sampled)])
                 before, own, sampled = after, mine, now
             time.sleep(0.02)
         (group / "cpu.cfs_quota_us").write_text("-1")
         child.terminate()
+        holder.kill()
         reader.join()
     return rows[:-1], busy
 

@@ -55,7 +55,7 @@ DEVICES = (
     Device("phone", 2800, 1200, 8, 0.6, 5.4, (3, 4.0), (35, 8.0), 75, 3, 0.5),
     Device("phone to and fro", 2800, 1700, 1, 0.6, 5.4, (2, 4.5), (30, 8.0), 72, 6, 0.5, at_once=True),
     Device("board without a heatsink", 1800, 600, 6, 1.0, 5.5, (5, 2.0), (32, 9.0), 80, 2, 1.0),
-    Device("laptop", 4400, 1800, 26, 4.0, 40.0, (15, 0.6), (130, 1.2), 97, 3, 0.5, counts=True, budget=(24, 28)),
+    Device("laptop", 4400, 1800, 26, 4.0, 40.0, (10, 1.1), (130, 0.9), 97, 3, 0.5, counts=True, budget=(24, 28)),
     Device("server, fan stopped", 3400, 2000, 1, 40.0, 160.0, (80, 0.12), (500, 0.38), 95, 2, 0.5, True, True),
 )
 
