@@ -60,8 +60,8 @@ theirs."""
 
 _BLOCKS: Final = 80
 _FEWEST_BLOCKS: Final = 10
-"""A trace is cut into at most 80 blocks, half as many, and so on to no fewer than 10: fine ones date the fall, coarse
-ones hold whole swings around a trip point."""
+"""A trace is cut into at most 80 blocks, and into a quarter as many where that is at least 10: fine ones date the fall,
+coarse ones hold whole swings around a trip point."""
 
 _LEAST_SHARE: Final = 0.15
 """A fall in the last part of a run that is shorter than this share may be a neighbour's and isn't called lasting."""
@@ -129,8 +129,8 @@ def find_throttling(trace: Trace) -> Throttling:
     """Decide whether the device was slowed for heat, from when, and give the rates before and after.
 
     A fall counts when it is lasting, of 5% or more, and rarer in a steady run than 1%, or 5% where sensors show heat
-    (:func:`edgestill.runtime.change_point.find_fall`, over 80 blocks, half as many, and so on, the least p times
-    the number of these: Bonferroni). Without sensors its cause isn't known to be heat, which ``source`` says.
+    (:func:`edgestill.runtime.change_point.find_fall`, over 80 blocks and over 20, the lesser p times two:
+    Bonferroni). Without sensors its cause isn't known to be heat, which ``source`` says.
     """
     trace = _without_neighbours(trace)
     n = len(trace.token_seconds)
@@ -237,8 +237,8 @@ def _lasting_fall(slowness: Floats, start: int) -> _Fall | None:
     """Return the surest lasting fall after ``start``, dated as finely as it can be; None where there is none."""
     n = len(slowness)
     scales = [min(_BLOCKS, n - start)]
-    while scales[-1] // 2 >= _FEWEST_BLOCKS:
-        scales.append(scales[-1] // 2)
+    if scales[0] // 4 >= _FEWEST_BLOCKS:
+        scales.append(scales[0] // 4)
     found = []
     for scale in scales:
         edges = _edges(start, n, scale)
