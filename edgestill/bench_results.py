@@ -116,6 +116,29 @@ class Phases(Record):
     raw: dict[str, list[float]]
 
 
+class Throttling(Record):
+    """Whether the device was slowed for heat while it was measured; ``throttled`` is null where that can't be told.
+
+    ``burst`` is the rate before and ``sustained`` the rate from ``onset_seconds`` on (since the first sample); without
+    a lasting fall both are the rate of the whole run. ``p_value`` is the chance of a fall as clear in a steady run;
+    ``source`` says on which evidence the answer rests.
+    """
+
+    throttled: bool | None
+    onset_seconds: float | None
+    burst_tokens_per_second: Figure
+    sustained_tokens_per_second: Figure
+    p_value: float | None
+    source: str
+
+
+class Gate(Record):
+    """How long repetitions waited for the device to cool down: in all, and how often each reason ended a wait."""
+
+    waited_seconds: Figure
+    ended: dict[str, int]
+
+
 class Roofline(Record):
     """What memory allows: bytes that a decoded token reads, how fast this device reads, and the share that is reached.
 
@@ -137,7 +160,8 @@ class BenchRecord(Record):
     from before they were kept, and the latter after Ctrl-C.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
-    its last repetition; the figures are of those that had finished.
+    its last repetition; the figures are of those that had finished. ``energy_per_token`` is in joules, of the whole
+    answers over their new tokens.
     """
 
     model: str
@@ -168,6 +192,9 @@ class BenchRecord(Record):
     depth: int = 0
     loads: LoadTimes | None = None
     phases: Phases | None = None
+    energy_per_token: Figure | None = None
+    throttling: Throttling | None = None
+    gate: Gate | None = None
 
 
 class BenchFailure(Record):

@@ -15,6 +15,7 @@ from edgestill.errors import EdgestillError, InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.load_times import load_times, no_load_times
 from edgestill.runtime.model_source import locate_model
@@ -47,6 +48,7 @@ class BenchOptions:
     loads, cold and warm, each in a process of its own; ``phases`` are measured after the repetitions.
     ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
     ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
+    ``gate_seconds`` is how long a repetition may wait for the device to be as cool as at the start (0: not at all).
     """
 
     prompt_tokens: int = 128
@@ -64,6 +66,7 @@ class BenchOptions:
     phases: bool = False
     roofline: bool = False
     worker: str | None = None
+    gate_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0), ("depth", 0)):
@@ -75,6 +78,8 @@ class BenchOptions:
             raise InputError(f"width {self.width} is too small; give a fraction such as 0.05")
         if self.max_seconds <= 0:
             raise InputError(f"max_seconds {self.max_seconds} is too small; give more than 0")
+        if self.gate_seconds < 0:
+            raise InputError(f"gate_seconds {self.gate_seconds} is below 0; give 0 for no waiting, or more")
         if self.timeout_seconds <= 0:
             raise InputError(f"timeout_seconds {self.timeout_seconds} is too small; give more than 0")
 
@@ -123,6 +128,7 @@ def bench_model(
     prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
     decode = [len(times["inter_token_seconds"]) / sum(times["inter_token_seconds"]) for times in run.times]
     per_repetition = f"median of {repetitions} repetitions in one fresh process after {len(run.warm)} warm-ups"
+    heat = heat_record(run.times, run.met)
     pooled = f"gaps between tokens pooled over {repetitions} repetitions; the interval takes them as independent"
     raw = {
         "load_seconds": [float(run.loaded["load_seconds"])],
@@ -136,6 +142,7 @@ def bench_model(
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
         **({"warmup_answer_seconds": [float(times["answer_seconds"]) for times in run.warm]} if run.warm else {}),
+        **heat.raw,
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
@@ -163,8 +170,11 @@ def bench_model(
         peak_rss_bytes=_peak_rss(run),
         weights_bytes=_weights(run, size),
         size_bytes=size,
-        warnings=tuple(_warnings(run, options, gaps)),
+        warnings=(*_warnings(run, options, gaps), *heat.warnings),
         raw=raw,
+        energy_per_token=heat.energy_per_token,
+        throttling=heat.throttling,
+        gate=heat.gate,
         means={
             name: mean_figure(raw[name], unit, f"mean of {per_repetition.removeprefix('median of ')}")
             for name, unit in _MEANS.items()
@@ -241,6 +251,7 @@ def _measure(
         "width": options.width,
         "max_seconds": options.max_seconds,
         "phases": options.phases and prompts is None,
+        "gate_seconds": options.gate_seconds,
         "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
     }
     rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))

@@ -192,6 +192,9 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     equal("governor", there.governor, here.governor)
     if there.limits is not None and here.limits is not None:
         equal("CPU quotas", there.limits.cpu_quota, here.limits.cpu_quota)
+    slowed = [record.throttling and record.throttling.throttled for record in (one, other)]
+    if True in slowed and False in slowed:
+        reasons.append(f"only the {('first', 'second')[slowed.index(True)]} was slowed while it ran (throttling)")
     if there.clock_mhz and here.clock_mhz:
         clocks = statistics.fmean(there.clock_mhz), statistics.fmean(here.clock_mhz)
         if max(clocks) > (1 + MAX_CLOCK_DIFFERENCE) * min(clocks):

@@ -15,7 +15,8 @@ _WORKER: Final = "edgestill.runtime.bench_worker"
 
 @dataclass
 class WorkerRun:
-    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition, its last line.
+    """What a worker said: how it loaded, PSS in bytes after each round, the times of each repetition
+    and what it met (sensors, energy, waits), its last line.
 
     ``warm`` are the times of the warm-ups, which count in no figure. ``failure`` says how it ended when it didn't end
     well.
@@ -28,6 +29,7 @@ class WorkerRun:
     times: list[Mapping[str, Any]] = field(default_factory=list)
     warm: list[Mapping[str, Any]] = field(default_factory=list)
     phases: Mapping[str, list[float]] = field(default_factory=dict)
+    met: list[Mapping[str, Any] | None] = field(default_factory=list)
     finished: Mapping[str, Any] | None = None
     failure: str | None = None
     interrupted: bool = False
@@ -52,6 +54,7 @@ class WorkerRun:
             self.warm.append(event["times"])
         elif kind == "repetition":
             self.times.append(event["times"])
+            self.met.append(event.get("met"))
         elif kind == "finished":
             self.finished = event
         return kind in ("warm", "repetition")

@@ -21,6 +21,7 @@ from edgestill.errors import InputError
 from edgestill.runtime.engine import DescribedEngine
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.repetition_watch import RepetitionWatch
 from edgestill.runtime.stopping import median_known, settled
 from edgestill.runtime.worker import Emit, serve_request
 from edgestill.storage import sha256_json
@@ -78,6 +79,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             }
         )
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
+        watch = RepetitionWatch(float(request.get("gate_seconds", 0.0)), _busy_seconds)
         before_each = _context(request, session)
         warm: list[float] = []
         while len(warm) < int(request["warmup"]) or _still_warming(request, warm):
@@ -88,12 +90,14 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
         pss, sampled = read_memory().pss, time.perf_counter()
         begun, answered = sampled, list[float]()
         for prompt in _rounds(prompts, request, answered, begun):
+            watch.before()
             times = _answer(session, before_each, prompt, new_tokens, ignore_eos)
+            met = watch.after()
             answered.append(float(times["answer_seconds"]))
             # Reading PSS walks the page tables and leaves cold caches to the next answer: not too often.
             if time.perf_counter() - sampled > _PSS_INTERVAL:
                 pss, sampled = read_memory().pss, time.perf_counter()
-            emit({"event": "repetition", "times": times, "pss": pss})
+            emit({"event": "repetition", "times": times, "pss": pss, "met": met})
         cores, memory = others.cores(), read_memory()
         if request["phases"]:
             emit({"event": "phases", "samples": _phases(session, prompts[0], new_tokens)})

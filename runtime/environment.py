@@ -13,6 +13,7 @@ from typing import Final
 from edgestill.bench_results import Environment, Limits
 from edgestill.runtime.control_group import control_group, cpu_quota, memory_limit
 from edgestill.runtime.engines import available_cpus
+from edgestill.runtime.heat_sensors import own_cores, read_clocks, read_temperatures, read_throttle_count, text
 from edgestill.runtime.isa_features import isa_features, under_hypervisor
 from edgestill.runtime.repository import describe_repository
 
@@ -29,11 +30,7 @@ def describe_environment(
     root: Path = Path("/"),
 ) -> Environment:
     """Describe this machine as this process sees it: ``cores`` are those it may run on."""
-    cores = [sysfs / "devices" / "system" / "cpu" / f"cpu{core}" for core in _own_cores()]
-    governors = {text for core in cores if (text := _text(core / "cpufreq" / "scaling_governor"))}
-    clocks = [_number(core / "cpufreq" / "scaling_cur_freq") for core in cores]
-    throttles = [_number(core / "thermal_throttle" / "core_throttle_count") for core in cores]
-    known = [count for count in throttles if count is not None]
+    governors = {name for core in own_cores(sysfs) if (name := text(core / "cpufreq" / "scaling_governor"))}
     swap, swap_free = _swap(proc / "meminfo")
     versions = {}
     for package in PACKAGES:
@@ -48,24 +45,24 @@ def describe_environment(
         versions=versions,
         load_average=_load_average(),
         governor=", ".join(sorted(governors)) or None,
-        clock_mhz=tuple(clock / 1000 for clock in clocks if clock is not None) or _clocks(cpuinfo),
-        temperatures=_temperatures(sysfs / "class" / "thermal"),
-        throttled=int(sum(known)) if known else None,
-        features=isa_features(_text(cpuinfo)),
+        clock_mhz=read_clocks(sysfs, cpuinfo),
+        temperatures=read_temperatures(sysfs),
+        throttled=read_throttle_count(sysfs),
+        features=isa_features(text(cpuinfo)),
         limits=_limits(sysfs, proc),
         swap_bytes=swap,
         swap_used_bytes=None if swap is None or swap_free is None else swap - swap_free,
-        virtualised=_virtualised(_text(cpuinfo), sysfs, proc),
+        virtualised=_virtualised(text(cpuinfo), sysfs, proc),
         container=_container(root),
-        huge_pages=_chosen(_text(sysfs / "kernel" / "mm" / "transparent_hugepage" / "enabled")),
+        huge_pages=_chosen(text(sysfs / "kernel" / "mm" / "transparent_hugepage" / "enabled")),
         repository=describe_repository(),
     )
 
 
 def _limits(sysfs: Path, proc: Path) -> Limits:
     memory, cpu = control_group("memory", proc=proc), control_group("cpu", proc=proc)
-    online = _numbers(_text(sysfs / "devices" / "system" / "cpu" / "online"))
-    own = tuple(_own_cores()) if hasattr(os, "sched_getaffinity") else None
+    online = _numbers(text(sysfs / "devices" / "system" / "cpu" / "online"))
+    own = tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
     seen = memory or cpu
     return Limits(
         cpus=own,
@@ -86,7 +83,7 @@ def _numbers(text: str) -> tuple[int, ...] | None:
 
 
 def _swap(meminfo: Path) -> tuple[int | None, int | None]:
-    found = dict(re.findall(r"^(Swap(?:Total|Free)):\s+(\d+) kB$", _text(meminfo), re.MULTILINE))
+    found = dict(re.findall(r"^(Swap(?:Total|Free)):\s+(\d+) kB$", text(meminfo), re.MULTILINE))
     total, free = (found.get(name) for name in ("SwapTotal", "SwapFree"))
     return None if total is None else int(total) * 1024, None if free is None else int(free) * 1024
 
@@ -99,7 +96,7 @@ def _chosen(text: str) -> str | None:
 
 def _virtualised(cpuinfo: str, sysfs: Path, proc: Path) -> bool | None:
     """Ask Xen and the device tree first: on Arm a processor's flags say nothing of it."""
-    named = _text(sysfs / "hypervisor" / "type") or _text(proc / "device-tree" / "hypervisor" / "compatible")
+    named = text(sysfs / "hypervisor" / "type") or text(proc / "device-tree" / "hypervisor" / "compatible")
     return True if named else under_hypervisor(cpuinfo)
 
 
@@ -109,47 +106,12 @@ def _container(root: Path) -> str | None:
         return "docker"
     if (root / "run" / ".containerenv").exists():
         return "podman"
-    return _text(root / "run" / "systemd" / "container") or None
+    return text(root / "run" / "systemd" / "container") or None
 
 
 def usable_memory() -> int:
     """Return the bytes of memory that this process may use: the machine's, or less by its control groups' limit."""
     return min(_memory_bytes(), memory_limit(control_group("memory")) or _memory_bytes())
-
-
-def _own_cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def _temperatures(zones: Path) -> dict[str, float]:
-    """Return degrees Celsius by zone, as the kernel's thermal framework gives them (in thousandths)."""
-    found = {}
-    for zone in sorted(zones.glob("thermal_zone*")):
-        degrees = _number(zone / "temp")
-        if degrees is not None:
-            found[f"{zone.name} {_text(zone / 'type')}".strip()] = degrees / 1000
-    return found
-
-
-def _clocks(cpuinfo: Path) -> tuple[float, ...]:
-    values = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)\s*$", _text(cpuinfo), re.MULTILINE)
-    return tuple(float(value) for value in values)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(_text(path))
-    except ValueError:
-        return None
 
 
 def _cpu_model(cpuinfo: Path) -> str:

@@ -51,6 +51,9 @@ def bench(
         Path | None,
         typer.Option(help="Write the result into this file too, after each model; .json, .md or .csv, or --format."),
     ] = None,
+    gate_seconds: Annotated[
+        float, typer.Option(min=0, help="Longest wait for the device to cool before a repetition; 0: none.")
+    ] = 20.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure models one after the other, each in its own process.
@@ -93,6 +96,7 @@ def bench(
             threads=count,
             engine=None if engine is None else engine_name(engine),
             roofline=True,
+            gate_seconds=gate_seconds,
         )
         for number, (count, of_context, of_prompt, of_answer) in enumerate(grid)
     ]
@@ -189,6 +193,8 @@ def _print(document: BenchDocument) -> None:
             console.say(f"{record.model}: {read} read for each token decoded; {reached}")
         for line in _parts(record):
             console.say(f"{record.model}: {line}")
+        if (energy := record.energy_per_token) is not None and energy.value is not None:
+            console.say(f"{record.model}: {console.figure(energy)} ({energy.source})")
         for warning in record.warnings:
             console.say(f"{record.model}: {warning}")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency, Limits
+from edgestill.bench_results import BenchDocument, BenchRecord, Environment, Latency, Limits, Throttling
 from edgestill.cli import main
 from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
@@ -132,6 +132,24 @@ def test_results_of_other_conditions_are_refused_unless_forced(
     document = compare_results(first, second, force=True)
     assert document.verdict == "slower"
     assert any(re.search(said, reason) for reason in document.forced)
+
+
+def test_a_result_that_was_slowed_for_heat_is_not_compared_with_one_that_was_not() -> None:
+    rate = Figure.median([50.0] * 6, "tokens/s", "")
+    steady = Throttling(
+        throttled=False, onset_seconds=None, burst_tokens_per_second=rate, sustained_tokens_per_second=rate,
+        p_value=1.0, source="",
+    )  # fmt: skip
+    slowed = steady.model_copy(update={"throttled": True, "onset_seconds": 9.0})
+
+    def reasons(first: Throttling | None, second: Throttling | None) -> list[str]:
+        return incomparable(
+            record("m", [1.0], throttling=first), MACHINE, record("m", [1.0], throttling=second), MACHINE
+        )
+
+    assert reasons(steady, slowed) == ["only the second was slowed while it ran (throttling)"]
+    assert reasons(slowed, steady) == ["only the first was slowed while it ran (throttling)"]
+    assert reasons(slowed, slowed) == reasons(steady, steady) == reasons(None, slowed) == []
 
 
 def test_results_of_equal_conditions_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
