@@ -98,6 +98,30 @@ class LoadTimes(Record):
     raw: dict[str, list[float]]
 
 
+class Concurrent(Record):
+    """Several sessions of the model that answer at the same time in one process, each with its own threads.
+
+    ``tokens_per_second`` is of all together; ``failure`` says why rounds are missing.
+    """
+
+    sessions: int
+    answer_seconds: Figure
+    tokens_per_second: Figure
+    pss_bytes: Figure
+    raw: dict[str, list[float]]
+    failure: str | None = None
+
+
+class TaskAnswers(Record):
+    """Whole answers to prompts of the bundle's own task (its golden ones), greedy, each up to its eos."""
+
+    prompts: int
+    answer_seconds: Figure
+    ttft_seconds: Figure
+    new_tokens: Figure
+    raw: dict[str, list[float]]
+
+
 class Phases(Record):
     """The parts of an answer, each by itself, in seconds: of the whole prompt, or of one token.
 
@@ -192,6 +216,8 @@ class BenchRecord(Record):
     depth: int = 0
     loads: LoadTimes | None = None
     phases: Phases | None = None
+    concurrent: tuple[Concurrent, ...] = ()
+    task_answers: TaskAnswers | None = None
     energy_per_token: Figure | None = None
     throttling: Throttling | None = None
     gate: Gate | None = None

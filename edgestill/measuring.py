@@ -88,7 +88,8 @@ def measure_speed(
     generates = recipe.task != "text"
 
     def work() -> Any:
-        from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
+        from edgestill.runtime.bench import bench_answers, bench_model
+        from edgestill.runtime.bench_options import BenchOptions
 
         bench = recipe.bench
         options = BenchOptions(

@@ -9,15 +9,16 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, EngineBuild, Latency, LoadTimes
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency
 from edgestill.dataset import Message
-from edgestill.errors import EdgestillError, InputError
+from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
+from edgestill.runtime.bench_more import measure_more
+from edgestill.runtime.bench_options import DEFAULT_OPTIONS, BenchOptions
 from edgestill.runtime.bench_process import WorkerRun, run_worker
 from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
-from edgestill.runtime.load_times import load_times, no_load_times
 from edgestill.runtime.model_source import locate_model
 from edgestill.runtime.phases import phases_record
 from edgestill.runtime.roofline import roofline
@@ -36,52 +37,6 @@ _MEANS: Final = {
 }
 
 Prompt = Sequence[int] | Sequence[Message]
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from a KV cache of ``depth`` tokens.
-
-    ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
-    With ``width`` warm-ups go on until they are steady, and repetitions until the 95% interval of the median answer
-    reaches at most this fraction of it to either side, or ``max_seconds`` of them are over. ``loads`` are counted
-    loads, cold and warm, each in a process of its own; ``phases`` are measured after the repetitions.
-    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
-    ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
-    ``gate_seconds`` is how long a repetition may wait for the device to be as cool as at the start (0: not at all).
-    """
-
-    prompt_tokens: int = 128
-    new_tokens: int = 64
-    repetitions: int = 10
-    warmup: int = 2
-    depth: int = 0
-    threads: int | None = None
-    engine: str | None = None
-    context_length: int | None = None
-    timeout_seconds: float = 1800.0
-    width: float | None = None
-    max_seconds: float = 30.0
-    loads: int = 0
-    phases: bool = False
-    roofline: bool = False
-    worker: str | None = None
-    gate_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0), ("depth", 0)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name} {getattr(self, name)} is too small; give at least {lowest}")
-        if self.loads < 0:
-            raise InputError(f"loads {self.loads} is below 0")
-        if self.width is not None and self.width <= 0:
-            raise InputError(f"width {self.width} is too small; give a fraction such as 0.05")
-        if self.max_seconds <= 0:
-            raise InputError(f"max_seconds {self.max_seconds} is too small; give more than 0")
-        if self.gate_seconds < 0:
-            raise InputError(f"gate_seconds {self.gate_seconds} is below 0; give 0 for no waiting, or more")
-        if self.timeout_seconds <= 0:
-            raise InputError(f"timeout_seconds {self.timeout_seconds} is too small; give more than 0")
 
 
 @dataclass(frozen=True)
@@ -108,7 +63,7 @@ class BenchInterrupted(KeyboardInterrupt):
 
 def bench_model(
     model: str | Path,
-    options: BenchOptions = BenchOptions(),
+    options: BenchOptions = DEFAULT_OPTIONS,
     *,
     keep_finished: bool = False,
     progress: Progress = SILENT,
@@ -188,19 +143,23 @@ def bench_model(
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=None if run.interrupted else source.sha256(),
-        loads=_loads(model, options, progress) if run.failure is None else None,
         phases=phases_record(run.phases, gaps) if run.phases else None,
         engine_build=EngineBuild.model_validate(said) if (said := run.loaded.get("engine_build")) else None,
     )
     if run.interrupted:
         raise BenchInterrupted(record)
-    return record
+    if run.failure is not None:
+        return record
+    try:
+        return record.model_copy(update=measure_more(str(model), options, progress))
+    except KeyboardInterrupt:
+        raise BenchInterrupted(record) from None
 
 
 def bench_answers(
     model: str | Path,
     prompts: Sequence[Prompt],
-    options: BenchOptions = BenchOptions(),
+    options: BenchOptions = DEFAULT_OPTIONS,
     *,
     max_new_tokens: int,
     progress: Progress = SILENT,
@@ -263,23 +222,6 @@ def _measure(
         progress=progress,
         worker=options.worker,
     )
-
-
-def _loads(model: str | Path, options: BenchOptions, progress: Progress) -> LoadTimes | None:
-    if not options.loads:
-        return None
-    try:
-        return load_times(
-            str(model),
-            repetitions=options.loads,
-            engine=options.engine,
-            threads=options.threads,
-            context_length=options.context_length,
-            timeout_seconds=options.timeout_seconds,
-            progress=progress,
-        )
-    except EdgestillError as error:  # what was measured before stays
-        return no_load_times(str(error))
 
 
 def _prompt_json(prompt: Prompt) -> list[object]:

@@ -24,7 +24,8 @@ from edgestill.documents import read_document
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
-from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.bench import bench_model
+from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.intervals import bootstrap_interval
 from edgestill.runtime.model_source import locate_model

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from edgestill.bench_results import BenchDocument, BenchFailure, BenchRecord
 from edgestill.errors import EdgestillError, InputError
 from edgestill.progress import SILENT, Progress
-from edgestill.runtime.bench import BenchInterrupted, BenchOptions, bench_model
+from edgestill.runtime.bench import BenchInterrupted, bench_model
+from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
 
 

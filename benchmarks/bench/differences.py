@@ -22,8 +22,9 @@ from pathlib import Path
 
 from edgestill.bench_results import BenchRecord
 from edgestill.figure import Figure
-from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.bench import bench_model
 from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find
+from edgestill.runtime.bench_options import BenchOptions
 
 HERE = Path(__file__).resolve().parent
 SLOW = "slow#"

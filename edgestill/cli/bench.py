@@ -39,6 +39,10 @@ def bench(
     ] = "5%",
     max_seconds: Annotated[float, typer.Option(min=1, help="Longest time for the repetitions of one model.")] = 30.0,
     loads: Annotated[int, typer.Option(min=0, help="Loads timed, cold and warm, a process each.")] = 3,
+    sessions: Annotated[
+        str | None, typer.Option(help="Sessions that answer at the same time, measured too; several: 2,4.")
+    ] = None,
+    task_prompts: Annotated[int, typer.Option(min=0, help="Golden prompts of a bundle that are answered whole.")] = 5,
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
     form: Annotated[
         str | None,
@@ -63,8 +67,8 @@ def bench(
     from edgestill.bench_formats import render, write_document
     from edgestill.bundle import MANIFEST_FILE, open_bundle
     from edgestill.errors import StageError
-    from edgestill.runtime.bench import BenchOptions
     from edgestill.runtime.bench_models import bench_models
+    from edgestill.runtime.bench_options import BenchOptions
     from edgestill.runtime.engines import engine_name
     from edgestill.runtime.model_source import locate_model
 
@@ -92,6 +96,8 @@ def bench(
             width=half_width,
             max_seconds=max_seconds,
             loads=loads if number == 0 else 0,  # how long a model loads doesn't hang on the prompt
+            sessions=tuple(counts("--sessions", sessions, 1)) if sessions is not None else (),
+            task_prompts=task_prompts if number == 0 else 0,
             phases=True,
             threads=count,
             engine=None if engine is None else engine_name(engine),
@@ -215,3 +221,9 @@ def _parts(record: BenchRecord) -> Iterator[str]:
             f"a token: {engine} in the engine, {greedy} to choose it, {text} to write it; "
             f"tokenising the prompt {console.figure(phases.tokenisation)}"
         )
+    for one in record.concurrent:
+        rate, answer = console.figure(one.tokens_per_second), console.figure(one.answer_seconds)
+        yield one.failure or f"{one.sessions} sessions at once: {rate} together, an answer in {answer}"
+    if (task := record.task_answers) is not None:
+        answer, first = console.figure(task.answer_seconds), console.figure(task.ttft_seconds)
+        yield f"{task.prompts} of the bundle's own prompts: an answer in {answer}, first token in {first}"

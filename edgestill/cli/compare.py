@@ -46,7 +46,6 @@ def compare(
     from pathlib import Path
 
     from edgestill.errors import GateError, InputError
-    from edgestill.runtime.bench import BenchOptions
     from edgestill.runtime.bench_comparison import (
         CompareOptions,
         compare_in_turn,
@@ -54,6 +53,7 @@ def compare(
         find,
         slower_by,
     )
+    from edgestill.runtime.bench_options import BenchOptions
 
     limit = None if fail_if_slower is None else fraction("--fail-if-slower", fail_if_slower)
     stored = [text.rpartition("#")[0].endswith(".json") or text.endswith(".json") for text in (first, second)]

@@ -16,7 +16,8 @@ from edgestill.cli import main
 from edgestill.dataset import Message
 from edgestill.errors import InputError, ModelFileError, StageError
 from edgestill.runtime import bench_process, bench_worker
-from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
+from edgestill.runtime.bench import bench_answers, bench_model
+from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.intervals import tail_samples
 from edgestill.runtime.memory import read_memory

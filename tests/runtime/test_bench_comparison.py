@@ -17,7 +17,6 @@ from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.runtime import bench_comparison
-from edgestill.runtime.bench import BenchOptions
 from edgestill.runtime.bench_comparison import (
     CompareOptions,
     compare_in_turn,
@@ -26,6 +25,7 @@ from edgestill.runtime.bench_comparison import (
     incomparable,
     slower_by,
 )
+from edgestill.runtime.bench_options import BenchOptions
 
 MACHINE = Environment(
     cpu="cpu", cores=2, memory_bytes=1, system="Linux", python="3.11", versions={}, load_average=None,

@@ -11,8 +11,9 @@ import pytest
 from edgestill.bench_results import BenchDocument, BenchRecord
 from edgestill.errors import InputError, StageError
 from edgestill.runtime import bench_models as module
-from edgestill.runtime.bench import BenchInterrupted, BenchOptions
+from edgestill.runtime.bench import BenchInterrupted
 from edgestill.runtime.bench_models import bench_models
+from edgestill.runtime.bench_options import BenchOptions
 
 
 def record(model: str) -> BenchRecord:

@@ -12,7 +12,8 @@ from edgestill.artifact import Checkpoint
 from edgestill.export import export_checkpoint
 from edgestill.figure import Figure
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
-from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.bench import bench_model
+from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.model_source import locate_model
 from edgestill.runtime.roofline import roofline
 from edgestill.runtime.traffic import gguf_traffic, onnx_traffic
