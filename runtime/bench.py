@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, Latency
+from edgestill.bench_results import BenchRecord, Latency, MemoryLedger
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.engine_options import DEFAULTS, KV_BYTES, EngineOptions
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
+from edgestill.runtime.ledger import memory_ledger
 from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.moments import moments_of
 from edgestill.runtime.roofline import roofline
 
 WIDE_SPREAD: Final = 0.10
@@ -40,7 +43,8 @@ class BenchOptions:
     """What is run: ``repetitions`` measured after ``warmup`` unmeasured ones, each from an empty KV cache.
 
     ``engine``, ``threads`` and ``context_length`` are the session's own choice where None;
-    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
+    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards;
+    with ``ledger`` the process looks at its memory in between, and opens the model once more after the end.
     """
 
     prompt_tokens: int = 128
@@ -52,6 +56,8 @@ class BenchOptions:
     context_length: int | None = None
     timeout_seconds: float = 1800.0
     roofline: bool = False
+    engine_options: EngineOptions = DEFAULTS
+    ledger: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("prompt_tokens", 1), ("new_tokens", 2), ("repetitions", 1), ("warmup", 0)):
@@ -111,6 +117,7 @@ def bench_model(
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
+    kv_bytes = KV_BYTES.get(str(run.loaded.get("kv_precision")), KV_BYTES["f16"])
     # The mean over the answer: the cache grows by one a token.
     positions = run.prompt_tokens + options.new_tokens / 2
     return BenchRecord(
@@ -141,8 +148,12 @@ def bench_model(
             for name, unit in _MEANS.items()
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
-        roofline=roofline(source, rate, threads=threads, positions=positions) if options.roofline else None,
+        roofline=roofline(source, rate, threads=threads, positions=positions, kv_bytes=kv_bytes)
+        if options.roofline
+        else None,
         failure=run.failure,
+        settings=dict(run.loaded.get("settings", {})),
+        ledger=_ledger(run),
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=source.sha256(),
@@ -195,6 +206,8 @@ def _measure(
         "engine": options.engine,
         "threads": options.threads,
         "context_length": options.context_length,
+        "options": _options_json(options.engine_options),
+        "ledger": options.ledger,
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": new_tokens,
         "repetitions": options.repetitions,
@@ -230,6 +243,16 @@ def _peak_pss(run: WorkerRun) -> Figure:
         return Figure.missing("bytes", "this platform has no /proc/self/smaps_rollup")
     source = "largest PSS of the process, read after load, warm-ups, repetitions (0.25 s apart) and at the end"
     return Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
+
+
+def _options_json(options: EngineOptions) -> dict[str, object]:
+    """Return an engine's options; what to trace is the worker's own choice."""
+    return {name: value for name, value in asdict(options).items() if name != "trace"}
+
+
+def _ledger(run: WorkerRun) -> MemoryLedger | None:
+    memory = None if run.finished is None else run.finished.get("memory")
+    return None if memory is None else memory_ledger(*moments_of(memory), str(run.loaded["engine"]))
 
 
 def _peak_rss(run: WorkerRun) -> Figure:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from edgestill.artifact import read_json_object
 from edgestill.dataset import Message
 from edgestill.errors import InputError
+from edgestill.runtime.engine_options import EngineOptions
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.moments import IMPORTED, LOADED, START, TOKENIZER, WARM, MemoryLog
 from edgestill.runtime.worker import Emit, serve_request
 from edgestill.storage import sha256_json
 
@@ -45,21 +47,34 @@ PROMPT_TEXT: Final = (
 def serve(request: Mapping[str, Any], emit: Emit) -> None:
     """Open the model and run the request's repetitions (see :func:`edgestill.runtime.bench.bench_model`)."""
     started = time.perf_counter()
-    from edgestill.runtime.session import Session
+    from edgestill.runtime.session import Session, read_tokenizer
 
-    _import_packages(locate_model(str(request["model"])))
+    source = locate_model(str(request["model"]))
     import_seconds = time.perf_counter() - started
+    log = MemoryLog(source, _PACKAGES[source.kind], wanted=bool(request["ledger"]))
+    log.take(START)
+    started = time.perf_counter()
+    _import_packages(source)
+    import_seconds += time.perf_counter() - started
     before = read_memory()
+    log.take(IMPORTED)
+    started = time.perf_counter()
+    tokenizer = read_tokenizer(source)
+    load_seconds = time.perf_counter() - started
+    log.take(TOKENIZER)
     started = time.perf_counter()
     session = Session.open(
-        request["model"],
+        source,
         engine=request["engine"],
         threads=request["threads"],
         context_length=request["context_length"],
+        options=EngineOptions(**request["options"], trace=log.wanted),
+        tokenizer=tokenizer,
     )
-    load_seconds = time.perf_counter() - started
+    load_seconds += time.perf_counter() - started
     try:
         engine = session.engine
+        log.take(LOADED, engine)
         emit(
             {
                 "event": "loaded",
@@ -69,6 +84,8 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 "threads": engine.threads,
                 "context_length": engine.context_length,
                 "weights_bytes": engine.weights_bytes,
+                "kv_precision": getattr(engine, "kv_precision", None),
+                "settings": dict(getattr(engine, "settings", {})),
                 "pss_before": before.pss,
                 "pss": read_memory().pss,
             }
@@ -77,6 +94,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
         for number in range(int(request["warmup"])):
             _answer(session, prompts[number % len(prompts)], new_tokens, ignore_eos)
             emit({"event": "warm", "pss": read_memory().pss})
+        log.take(WARM, engine)
         others = _OtherProcesses()
         pss, sampled = read_memory().pss, time.perf_counter()
         for prompt in prompts * int(request["repetitions"]):
@@ -86,7 +104,15 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 pss, sampled = read_memory().pss, time.perf_counter()
             emit({"event": "repetition", "times": times, "pss": pss})
         cores, memory = others.cores(), read_memory()
-        emit({"event": "finished", "pss": memory.pss, "peak_rss": memory.peak_rss, "other_cores": cores})
+        emit(
+            {
+                "event": "finished",
+                "pss": memory.pss,
+                "peak_rss": memory.peak_rss,
+                "other_cores": cores,
+                "memory": log.close(engine),
+            }
+        )
     finally:
         session.close()
 

@@ -43,16 +43,17 @@ class ModelSource:
         """The size of the model's own files: weights and graph, without the tokenizer beside them."""
         if self.artifact is not None:
             return self.artifact.size_bytes
-        return sum(file.stat().st_size for file in self._files())
+        return sum(file.stat().st_size for file in self.files())
 
     def sha256(self) -> str:
         """Return the sha256 of the model's own files; an artifact's is in its description, others are read for it."""
         if self.artifact is not None:
             return self.artifact.sha256
-        hashes = {file.name: sha256_file(file) for file in self._files()}
+        hashes = {file.name: sha256_file(file) for file in self.files()}
         return next(iter(hashes.values())) if len(hashes) == 1 else sha256_json(hashes)
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the model's own files: weights and graph."""
         if self.kind == "transformers":
             return sorted(self.path.glob("*.safetensors"))
         return [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.*"))]

@@ -14,6 +14,7 @@ from edgestill.errors import CheckpointError, ContextFullError, InputError
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.classifier import refuse_classifier
 from edgestill.runtime.engine import Engine, Logits
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import ModelSource, locate_model
 from edgestill.runtime.sampling import Sampler, Sampling
@@ -112,16 +113,20 @@ class Session:
         engine: str | None = None,
         threads: int | None = None,
         context_length: int | None = None,
+        options: EngineOptions = DEFAULTS,
+        tokenizer: FastTokenizer | None = None,
     ) -> Session:
         """Load a MODEL argument (see :func:`locate_model`) into an engine (see :func:`open_engine`).
 
+        ``tokenizer`` is one that was read already (see :func:`read_tokenizer`).
         Raises InputError and its kinds when it can't be read or is a classifier, MissingDependencyError when the
         engine's package isn't installed.
         """
         source = model if isinstance(model, ModelSource) else locate_model(model)
         refuse_classifier(source)
-        tokenizer = None if source.kind == "gguf" else _beside(source)
-        opened = open_engine(source, engine=engine, threads=threads, context_length=context_length)
+        if tokenizer is None:
+            tokenizer = read_tokenizer(source)
+        opened = open_engine(source, engine=engine, threads=threads, context_length=context_length, options=options)
         if tokenizer is not None:
             return cls(opened, tokenizer, source)
         return cls(opened, GgufTokenizer(cast("LlamaCppEngine", opened), source.tokenizer_folder), source)
@@ -305,7 +310,10 @@ def render_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message]) -> list
     return tokenizer.encode(text, add_special=template is None)
 
 
-def _beside(source: ModelSource) -> FastTokenizer:
+def read_tokenizer(source: ModelSource) -> FastTokenizer | None:
+    """Return the tokenizer beside a model; None for a GGUF file, whose own is read with it. Raises CheckpointError."""
+    if source.kind == "gguf":
+        return None
     if source.tokenizer_folder is None:
         raise CheckpointError(f"{source}: no tokenizer.json beside the model; put its tokenizer there")
     return FastTokenizer(source.tokenizer_folder)
