@@ -51,7 +51,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
 
     source = locate_model(str(request["model"]))
     import_seconds = time.perf_counter() - started
-    log = MemoryLog(source, _PACKAGES[source.kind], wanted=bool(request["ledger"]))
+    log = MemoryLog(source, _PACKAGES[source.kind], wanted=bool(request.get("ledger")))
     log.take(START)
     started = time.perf_counter()
     _import_packages(source)
@@ -61,14 +61,15 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
     started = time.perf_counter()
     tokenizer = read_tokenizer(source)
     load_seconds = time.perf_counter() - started
-    log.take(TOKENIZER)
+    if tokenizer is not None:
+        log.take(TOKENIZER)
     started = time.perf_counter()
     session = Session.open(
         source,
         engine=request["engine"],
         threads=request["threads"],
         context_length=request["context_length"],
-        options=EngineOptions(**request["options"], trace=log.wanted),
+        options=EngineOptions(**request.get("options", {}), trace=log.wanted),
         tokenizer=tokenizer,
     )
     load_seconds += time.perf_counter() - started

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 from edgestill.errors import InputError
 
@@ -31,16 +31,23 @@ class EngineOptions:
     trace: bool = False
 
     def __post_init__(self) -> None:
-        if self.kv_precision not in (None, *get_args(KvPrecision)):
-            raise InputError(
-                f"kv_precision {self.kv_precision!r} is unknown; choose one of {', '.join(get_args(KvPrecision))}"
-            )
+        kv_precision_named(self.kv_precision)
 
     def asked(self) -> Iterator[str]:
         """Yield the names of the options that an engine must have, as they differ from the defaults."""
         for field in fields(self):
             if field.name != "trace" and getattr(self, field.name) != field.default:
                 yield field.name
+
+
+def kv_precision_named(text: str | None) -> KvPrecision | None:
+    """Return ``text`` when it names a precision of a KV cache (None: the engine's own). Raises InputError."""
+    for known in get_args(KvPrecision):
+        if text == known:
+            return cast("KvPrecision", known)
+    if text is not None:
+        raise InputError(f"kv_precision {text!r} is unknown; choose one of {', '.join(get_args(KvPrecision))}")
+    return None
 
 
 DEFAULTS: Final = EngineOptions()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgestill.cli import console
+from edgestill.cli import console, memory
 
 if TYPE_CHECKING:
     from edgestill.bench_results import BenchRecord
@@ -29,6 +29,21 @@ def bench(
         int | None, typer.Option(min=1, help="Threads (default: the cores this process may use).")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="torch, onnxruntime or llama.cpp (default: by file).")] = None,
+    mmap: Annotated[
+        bool, typer.Option("--mmap/--no-mmap", help="Weights mapped from the file, or read into memory (llama.cpp).")
+    ] = True,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="KV cache in f32, f16, q8_0 or q4_0 (llama.cpp; default: by file).")
+    ] = None,
+    huge_pages: Annotated[
+        bool, typer.Option("--huge-pages/--no-huge-pages", help="Loaded weights in huge pages (onnxruntime).")
+    ] = True,
+    arena: Annotated[
+        bool, typer.Option("--arena/--no-arena", help="The engine's arena for its buffers (onnxruntime).")
+    ] = True,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Print what the peak PSS consists of, line by line.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure models one after the other, each in its own process.
@@ -41,6 +56,7 @@ def bench(
     from edgestill.bundle import MANIFEST_FILE, open_bundle
     from edgestill.errors import EdgestillError, StageError
     from edgestill.runtime.bench import BenchOptions, bench_model
+    from edgestill.runtime.engine_options import EngineOptions, kv_precision_named
     from edgestill.runtime.engines import engine_name
     from edgestill.runtime.environment import describe_environment
     from edgestill.runtime.model_source import locate_model
@@ -58,6 +74,10 @@ def bench(
         threads=threads,
         engine=None if engine is None else engine_name(engine),
         roofline=True,
+        engine_options=EngineOptions(
+            mmap=mmap, kv_precision=kv_precision_named(kv_precision), huge_pages=huge_pages, arena=arena
+        ),
+        ledger=True,
     )
     for name in names:
         locate_model(name)  # a misspelt one is found before the first runs
@@ -76,14 +96,14 @@ def bench(
     if as_json:
         console.print_json(document.to_json())
     else:
-        _print(records)
+        _print(records, ledger)
     failed = [f"{record.model}: {record.failure}" for record in records if record.failure]
     failed += [f"{failure.model}: {failure.error}" for failure in failures]
     if failed:
         raise StageError("; ".join(failed))
 
 
-def _print(records: Sequence[BenchRecord]) -> None:
+def _print(records: Sequence[BenchRecord], ledger: bool) -> None:
     head = ["model", "engine", "size", "load", "TTFT", "prefill", "decode", "token p50", "token p90", "peak PSS"]
     rows = [
         [
@@ -107,6 +127,8 @@ def _print(records: Sequence[BenchRecord]) -> None:
     ]
     console.print_table(head, rows)
     for record in records:
+        if record.ledger is not None:
+            (memory.print_ledger if ledger else memory.say_ledger)(record.model, record.ledger)
         if (limit := record.roofline) is not None:
             share = limit.share_of_ceiling
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source

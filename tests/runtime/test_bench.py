@@ -20,6 +20,7 @@ from edgestill.runtime.bench import BenchOptions, bench_answers, bench_model
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.intervals import tail_samples
 from edgestill.runtime.memory import read_memory
+from edgestill.runtime.model_source import ModelSource
 
 STUB = """
 import json, os, signal, sys, time
@@ -207,7 +208,7 @@ def fake_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     session = CountingSession()
     monkeypatch.setattr(Session, "open", lambda *_, **__: session)
     monkeypatch.setattr(bench_worker, "_import_packages", lambda source: None)
-    monkeypatch.setattr(bench_worker, "locate_model", lambda text: None)
+    monkeypatch.setattr(bench_worker, "locate_model", lambda text: ModelSource(text, "gguf", tmp_path / text))
     return session
 
 
