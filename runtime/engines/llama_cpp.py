@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edgestill.errors import ContextFullError, InputError, ModelFileError, StageError
+from edgestill.errors import ContextFullError, EdgestillError, InputError, ModelFileError, StageError
 from edgestill.runtime.engine import Logits, MemoryPart, check_room
 from edgestill.runtime.engine_options import DEFAULTS, EngineOptions, KvPrecision
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
@@ -252,7 +252,11 @@ class LlamaCppEngine:
         model = self._llama.llama_model_load_from_file(str(self.path).encode(), settings)
         if not model:
             return None
-        context = self._open_context(model)
+        try:
+            context = self._open_context(model)
+        except EdgestillError:
+            self._llama.llama_model_free(model)
+            raise
 
         def close() -> None:
             self._llama.llama_free(context)

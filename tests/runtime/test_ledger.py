@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -15,13 +16,15 @@ from hypothesis import strategies as st
 from edgestill.artifact import Checkpoint
 from edgestill.bench_results import BenchDocument, MemoryLedger
 from edgestill.cli import main
+from edgestill.errors import StageError
 from edgestill.export import export_checkpoint
 from edgestill.runtime.bench import BenchOptions, bench_model
 from edgestill.runtime.engine import MemoryPart
 from edgestill.runtime.engine_options import EngineOptions
 from edgestill.runtime.ledger import memory_ledger
 from edgestill.runtime.llama_buffers import logged_parts
-from edgestill.runtime.moments import END, IMPORTED, LOADED, START, TOKENIZER, WARM, Moment, moments_of
+from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.moments import END, IMPORTED, LOADED, START, TOKENIZER, WARM, MemoryLog, Moment, moments_of
 from edgestill.runtime.onnxruntime_arena import LoadTrace
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="smaps is Linux's")
@@ -262,3 +265,31 @@ def test_the_default_options_ask_for_nothing() -> None:
     assert list(EngineOptions(mmap=False, kv_precision="q8_0", huge_pages=False, arena=False).asked()) == [
         *("mmap", "kv_precision", "huge_pages", "arena")
     ]
+
+
+@linux
+def test_an_engine_that_can_t_open_a_bare_model_costs_no_measurement() -> None:
+    class Stubborn:
+        kv_precision = "f32"
+        settings: ClassVar[dict[str, bool | str]] = {}
+
+        def memory(self) -> tuple[MemoryPart, ...]:
+            return (part("weights", 1),)
+
+        def open_bare(self) -> None:
+            raise StageError("no room")
+
+    log = MemoryLog(ModelSource("m", "gguf", Path("m.gguf")), ("json",), wanted=True)
+    for name in (START, IMPORTED, LOADED):
+        log.take(name, Stubborn() if name == LOADED else None)  # type: ignore[arg-type]
+    document = log.close(Stubborn())  # type: ignore[arg-type]
+    assert document is not None
+    moments, bare = moments_of(document)
+    assert bare is None
+    assert list(moments) == [START, IMPORTED, LOADED, END]
+    assert moments[END].parts == (part("weights", 1),)
+    ledger = memory_ledger(moments, bare, "stub")
+    assert sum(line.bytes.value or 0 for line in ledger.lines) == ledger.peak_pss_bytes.value
+    unwanted = MemoryLog(ModelSource("m", "gguf", Path("m.gguf")), (), wanted=False)
+    unwanted.take(START)
+    assert unwanted.close(Stubborn()) is None  # type: ignore[arg-type]
