@@ -175,6 +175,36 @@ class Roofline(Record):
     share_of_ceiling: Figure
 
 
+LedgerPart = Literal[
+    "weights_mapped", "weights_copied", "kv_cache", "compute", "structures", "tokenizer", "engine", "python", "freed",
+    "temporary", "unexplained",
+]  # fmt: skip
+
+
+class LedgerLine(Record):
+    """One line of a memory ledger: bytes in memory, and how many were allocated for it where that is known."""
+
+    part: LedgerPart
+    name: str
+    bytes: Figure
+    allocated_bytes: int | None = None
+
+
+class MemoryLedger(Record):
+    """What a process's memory consists of at its peak: ``lines``, the last one unexplained, add up to the peak PSS.
+
+    ``moment`` says when that was. ``huge_page_bytes`` of its anonymous memory lie in huge pages; ``swapped_bytes`` are
+    in no line.
+    """
+
+    moment: str
+    lines: tuple[LedgerLine, ...]
+    peak_pss_bytes: Figure
+    share_explained: Figure
+    huge_page_bytes: int
+    swapped_bytes: int
+
+
 class BenchRecord(Record):
     """One model measured in a fresh process.
 
@@ -185,7 +215,8 @@ class BenchRecord(Record):
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
     its last repetition; the figures are of those that had finished. ``energy_per_token`` is in joules, of the whole
-    answers over their new tokens.
+    answers over their new tokens. ``settings`` are the
+    engine's options in effect.
     """
 
     model: str
@@ -221,6 +252,8 @@ class BenchRecord(Record):
     energy_per_token: Figure | None = None
     throttling: Throttling | None = None
     gate: Gate | None = None
+    settings: dict[str, bool | str] = Field(default_factory=dict)
+    ledger: MemoryLedger | None = None
 
 
 class BenchFailure(Record):

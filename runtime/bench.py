@@ -9,17 +9,20 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, EngineBuild, Latency
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency, MemoryLedger
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_more import measure_more
-from edgestill.runtime.bench_options import DEFAULT_OPTIONS, BenchOptions
+from edgestill.runtime.bench_options import DEFAULT_OPTIONS, BenchOptions, options_json
 from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.engine_options import KV_BYTES
 from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
+from edgestill.runtime.ledger import memory_ledger
 from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.moments import moments_of
 from edgestill.runtime.phases import phases_record
 from edgestill.runtime.roofline import roofline
 
@@ -101,6 +104,7 @@ def bench_model(
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
     threads = int(run.loaded["threads"])
+    kv_bytes = KV_BYTES.get(str(run.loaded.get("kv_precision")), KV_BYTES["f16"])
     # The mean over the answer: the cache grows by one a token.
     positions = options.depth + run.prompt_tokens + options.new_tokens / 2
     record = BenchRecord(
@@ -136,10 +140,12 @@ def bench_model(
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
         # Not after a failure: what took the worker's memory is perhaps still there.
-        roofline=roofline(source, rate, threads=threads, positions=positions)
+        roofline=roofline(source, rate, threads=threads, positions=positions, kv_bytes=kv_bytes)
         if options.roofline and run.failure is None
         else None,
         failure=run.failure,
+        settings=dict(run.loaded.get("settings", {})),
+        ledger=_ledger(run),
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=None if run.interrupted else source.sha256(),
@@ -202,6 +208,8 @@ def _measure(
         "engine": options.engine,
         "threads": options.threads,
         "context_length": options.context_length,
+        "options": options_json(options.engine_options),
+        "ledger": options.ledger,
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": new_tokens,
         "depth": options.depth if prompts is None else 0,
@@ -243,6 +251,11 @@ def _peak_pss(run: WorkerRun) -> Figure:
         return Figure.missing("bytes", "this platform has no /proc/self/smaps_rollup")
     source = "largest PSS of the process, read after load, warm-ups, repetitions (0.25 s apart) and at the end"
     return Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
+
+
+def _ledger(run: WorkerRun) -> MemoryLedger | None:
+    memory = None if run.finished is None else run.finished.get("memory")
+    return None if memory is None else memory_ledger(*moments_of(memory), str(run.loaded["engine"]))
 
 
 def _peak_rss(run: WorkerRun) -> Figure:

@@ -15,7 +15,7 @@ from edgestill.bundle import open_bundle
 from edgestill.errors import EdgestillError
 from edgestill.figure import Figure
 from edgestill.progress import Progress
-from edgestill.runtime.bench_options import BenchOptions
+from edgestill.runtime.bench_options import BenchOptions, options_json
 from edgestill.runtime.golden import GoldenPrompt, read_golden
 from edgestill.runtime.load_times import load_times, no_load_times
 from edgestill.runtime.model_source import MANIFEST_FILE
@@ -36,6 +36,7 @@ def measure_more(model: str, options: BenchOptions, progress: Progress) -> dict[
                 engine=options.engine,
                 threads=options.threads,
                 context_length=options.context_length,
+                engine_options=options.engine_options,
                 timeout_seconds=options.timeout_seconds,
                 progress=progress,
             )
@@ -69,6 +70,7 @@ def _concurrent(model: str, count: int, options: BenchOptions, progress: Progres
         "engine": options.engine,
         "threads": options.threads,
         "context_length": options.context_length,
+        "options": options_json(options.engine_options),
         "prompt_tokens": options.prompt_tokens,
         "new_tokens": options.new_tokens,
         "repetitions": options.repetitions,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from edgestill.errors import InputError
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class BenchOptions:
     loads, cold and warm, each in a process of its own; ``phases`` are measured after the repetitions.
     ``sessions`` are numbers of sessions that answer at the same time; ``task_prompts`` is how many of a bundle's golden
     prompts are answered whole, up to their eos.
-    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards.
+    ``timeout_seconds`` limits the whole process. With ``roofline`` the device's read bandwidth is measured afterwards;
+    with ``ledger`` the process looks at its memory in between, and opens the model once more after the end.
     ``worker`` is the module that is measured in the place of ours (:mod:`edgestill.runtime.bench_worker`).
     ``gate_seconds`` is how long a repetition may wait for the device to be as cool as at the start (0: not at all).
     """
@@ -36,6 +38,8 @@ class BenchOptions:
     max_seconds: float = 30.0
     loads: int = 0
     phases: bool = False
+    engine_options: EngineOptions = DEFAULTS
+    ledger: bool = False
     sessions: tuple[int, ...] = ()
     task_prompts: int = 0
     roofline: bool = False
@@ -62,3 +66,8 @@ class BenchOptions:
 
 
 DEFAULT_OPTIONS: Final = BenchOptions()
+
+
+def options_json(options: EngineOptions) -> dict[str, object]:
+    """Return an engine's options; what to trace is the worker's own choice."""
+    return {name: value for name, value in asdict(options).items() if name != "trace"}

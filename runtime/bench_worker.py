@@ -19,8 +19,10 @@ from edgestill.artifact import read_json_object
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.runtime.engine import DescribedEngine
+from edgestill.runtime.engine_options import EngineOptions
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import Kind, ModelSource, locate_model
+from edgestill.runtime.moments import IMPORTED, LOADED, START, TOKENIZER, WARM, MemoryLog
 from edgestill.runtime.repetition_watch import RepetitionWatch
 from edgestill.runtime.stopping import median_known, settled
 from edgestill.runtime.worker import Emit, serve_request
@@ -49,21 +51,35 @@ PROMPT_TEXT: Final = (
 def serve(request: Mapping[str, Any], emit: Emit) -> None:
     """Open the model and run the request's repetitions (see :func:`edgestill.runtime.bench.bench_model`)."""
     started = time.perf_counter()
-    from edgestill.runtime.session import Session
+    from edgestill.runtime.session import Session, read_tokenizer
 
-    import_packages(locate_model(str(request["model"])))
+    source = locate_model(str(request["model"]))
     import_seconds = time.perf_counter() - started
+    log = MemoryLog(source, _PACKAGES[source.kind], wanted=bool(request.get("ledger")))
+    log.take(START)
+    started = time.perf_counter()
+    import_packages(source)
+    import_seconds += time.perf_counter() - started
     before = read_memory()
+    log.take(IMPORTED)
+    started = time.perf_counter()
+    tokenizer = read_tokenizer(source)
+    load_seconds = time.perf_counter() - started
+    if tokenizer is not None:
+        log.take(TOKENIZER)
     started = time.perf_counter()
     session = Session.open(
-        request["model"],
+        source,
         engine=request["engine"],
         threads=request["threads"],
         context_length=request["context_length"],
+        options=EngineOptions(**request.get("options", {}), trace=log.wanted),
+        tokenizer=tokenizer,
     )
-    load_seconds = time.perf_counter() - started
+    load_seconds += time.perf_counter() - started
     try:
         engine = session.engine
+        log.take(LOADED, engine)
         emit(
             {
                 "event": "loaded",
@@ -74,6 +90,8 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 "context_length": engine.context_length,
                 "weights_bytes": engine.weights_bytes,
                 "engine_build": engine.describe().model_dump() if isinstance(engine, DescribedEngine) else None,
+                "kv_precision": getattr(engine, "kv_precision", None),
+                "settings": dict(getattr(engine, "settings", {})),
                 "pss_before": before.pss,
                 "pss": read_memory().pss,
             }
@@ -86,6 +104,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             times = _answer(session, before_each, prompts[len(warm) % len(prompts)], new_tokens, ignore_eos)
             warm.append(float(times["answer_seconds"]))
             emit({"event": "warm", "times": times, "pss": read_memory().pss})
+        log.take(WARM, engine)
         others = _OtherProcesses()
         pss, sampled = read_memory().pss, time.perf_counter()
         begun, answered = sampled, list[float]()
@@ -99,9 +118,18 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 pss, sampled = read_memory().pss, time.perf_counter()
             emit({"event": "repetition", "times": times, "pss": pss, "met": met})
         cores, memory = others.cores(), read_memory()
+        held = log.close(engine)
         if request["phases"]:
             emit({"event": "phases", "samples": _phases(session, prompts[0], new_tokens)})
-        emit({"event": "finished", "pss": memory.pss, "peak_rss": memory.peak_rss, "other_cores": cores})
+        emit(
+            {
+                "event": "finished",
+                "pss": memory.pss,
+                "peak_rss": memory.peak_rss,
+                "other_cores": cores,
+                "memory": held,
+            }
+        )
     finally:
         session.close()
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from edgestill.errors import InputError
 from edgestill.runtime.bench_worker import import_packages, prompt_ids
+from edgestill.runtime.engine_options import EngineOptions
 from edgestill.runtime.memory import read_memory
 from edgestill.runtime.model_source import locate_model
 from edgestill.runtime.worker import Emit, serve_request
@@ -37,6 +38,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                     engine=request["engine"],
                     threads=request["threads"],
                     context_length=request["context_length"],
+                    options=EngineOptions(**request["options"]),
                 )
             )
             for _ in range(count)

@@ -6,8 +6,9 @@ text: tokenizers, chat templates, sampling and stop strings live in :mod:`edgest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,39 @@ class DescribedEngine(Protocol):
 
     def describe(self) -> EngineBuild:
         """Return what a benchmark keeps beside its times."""
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    """One thing that an engine holds in memory of no file, by its own account.
+
+    ``kind``: copied weights, keys and values, or buffers to compute in. ``allocated`` bytes (None: the engine doesn't
+    say), ``resident`` those of them that are in memory (None: the engine knows no address to ask for). ``source`` says
+    where the figures are from.
+    """
+
+    kind: Literal["weights", "kv_cache", "compute"]
+    name: str
+    allocated: int | None
+    resident: int | None
+    source: str
+
+
+@runtime_checkable
+class AccountsForMemory(Protocol):
+    """An engine that tells how its memory is used: ``settings`` in effect, ``kv_precision`` of its KV cache."""
+
+    kv_precision: str
+    settings: Mapping[str, bool | str]
+
+    def memory(self) -> tuple[MemoryPart, ...]:
+        """Return what the engine holds now; file mappings aren't in it."""
+
+    def open_bare(self) -> Callable[[], None] | None:
+        """Open the model once more without copies of its weights and without its caches; return what frees it.
+
+        How much memory that takes is what a load needs besides. None: the engine can't.
+        """
 
 
 def check_room(engine: Engine, tokens: int) -> None:

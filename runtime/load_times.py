@@ -7,6 +7,8 @@ from typing import Any, Final
 from edgestill.bench_results import LoadTimes
 from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
+from edgestill.runtime.bench_options import options_json
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.worker import Event, run_in_worker
 
 COLD_SHARE: Final = 0.02
@@ -22,6 +24,7 @@ def load_times(
     engine: str | None = None,
     threads: int | None = None,
     context_length: int | None = None,
+    engine_options: EngineOptions = DEFAULTS,
     timeout_seconds: float = 600.0,
     progress: Progress = SILENT,
 ) -> LoadTimes:
@@ -41,6 +44,7 @@ def load_times(
                     "engine": engine,
                     "threads": threads,
                     "context_length": context_length,
+                    "options": options_json(engine_options),
                 }
                 run_in_worker(
                     _WORKER,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgestill.runtime.bench_worker import import_packages, prompt_ids
+from edgestill.runtime.engine_options import EngineOptions
 from edgestill.runtime.model_source import locate_model
 from edgestill.runtime.page_cache import cached_share, evict, warm
 from edgestill.runtime.worker import Emit, serve_request
@@ -27,7 +28,11 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
     share = cached_share(files)
     started = time.perf_counter()
     with Session.open(
-        source, engine=request["engine"], threads=request["threads"], context_length=request["context_length"]
+        source,
+        engine=request["engine"],
+        threads=request["threads"],
+        context_length=request["context_length"],
+        options=EngineOptions(**request["options"]),
     ) as session:
         loaded = time.perf_counter()
         ids = prompt_ids(session, 1)

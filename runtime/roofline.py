@@ -7,7 +7,6 @@ from edgestill.errors import ModelFileError
 from edgestill.figure import Figure
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.environment import usable_memory
-from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.model_source import ModelSource
 from edgestill.runtime.traffic import model_traffic
 
@@ -18,15 +17,16 @@ def roofline(
     *,
     threads: int,
     positions: float,
+    kv_bytes: float = 2,
     cache_bytes: int | None = None,
 ) -> Roofline | None:
     """Measure this device's read bandwidth and set a decode rate beside it; None where the file's bytes aren't known.
 
-    ``positions`` is the mean number of positions in the KV cache while decoding, ``cache_bytes`` the size of the last
-    cache (None: the system's own word). A model that lies in that cache gets no share: its ceiling isn't the memory.
+    ``positions`` is the mean number of positions in the KV cache while decoding, ``kv_bytes`` the size of a value in
+    llama.cpp's (an ONNX file says its own), ``cache_bytes`` the size of the last cache (None: the system's own word).
+    A model that lies in that cache gets no share: its ceiling isn't the memory.
     """
     try:
-        kv_bytes = 4 if source.kind == "gguf" and read_gguf_header(source.path).all_float32 else 2
         traffic = model_traffic(source, kv_bytes)
     except ModelFileError:
         return None  # an engine may read what we can't: its rates stand without a ceiling

@@ -17,6 +17,7 @@ from edgestill.runtime.constrained_sampling import ConstrainedSampler
 from edgestill.runtime.constraint import Constraint, ConstraintOutcome
 from edgestill.runtime.constraints import ConstraintCompiler
 from edgestill.runtime.engine import Engine, KeepsState, Logits
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.engines import open_engine
 from edgestill.runtime.model_source import ModelSource, locate_model
 from edgestill.runtime.prefix_state import PREFIX_FILE, PrefixState, open_prefix_state
@@ -130,17 +131,21 @@ class Session:
         engine: str | None = None,
         threads: int | None = None,
         context_length: int | None = None,
+        options: EngineOptions = DEFAULTS,
+        tokenizer: FastTokenizer | None = None,
     ) -> Session:
         """Load a MODEL argument (see :func:`locate_model`) into an engine (see :func:`open_engine`).
 
+        ``tokenizer`` is one that was read already (see :func:`read_tokenizer`).
         A prefix state that lies beside the model (a bundle's) is used where it fits; ``prefix_misfit`` says why not.
         Raises InputError and its kinds when it can't be read or is a classifier, MissingDependencyError when the
         engine's package isn't installed.
         """
         source = model if isinstance(model, ModelSource) else locate_model(model)
         refuse_classifier(source)
-        tokenizer = None if source.kind == "gguf" else _beside(source)
-        opened = open_engine(source, engine=engine, threads=threads, context_length=context_length)
+        if tokenizer is None:
+            tokenizer = read_tokenizer(source)
+        opened = open_engine(source, engine=engine, threads=threads, context_length=context_length, options=options)
         if tokenizer is None:
             session = cls(opened, GgufTokenizer(cast("LlamaCppEngine", opened), source.tokenizer_folder), source)
         else:
@@ -367,7 +372,10 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (ours, asked) in pairs if ours != asked), min(len(one), len(other)))
 
 
-def _beside(source: ModelSource) -> FastTokenizer:
+def read_tokenizer(source: ModelSource) -> FastTokenizer | None:
+    """Return the tokenizer beside a model; None for a GGUF file, whose own is read with it. Raises CheckpointError."""
+    if source.kind == "gguf":
+        return None
     if source.tokenizer_folder is None:
         raise CheckpointError(f"{source}: no tokenizer.json beside the model; put its tokenizer there")
     return FastTokenizer(source.tokenizer_folder)

@@ -39,7 +39,7 @@ class Traffic:
         return self.weights + self.cached * positions
 
 
-def model_traffic(source: ModelSource, kv_bytes: int) -> Traffic | None:
+def model_traffic(source: ModelSource, kv_bytes: float) -> Traffic | None:
     """Return a model's traffic; None for a checkpoint, and for ONNX where the package ``onnx`` isn't installed.
 
     ``kv_bytes`` is the size of a value in llama.cpp's KV cache; an ONNX file says its own.
@@ -49,7 +49,7 @@ def model_traffic(source: ModelSource, kv_bytes: int) -> Traffic | None:
     return onnx_traffic(source.path) if source.kind == "onnx" else None
 
 
-def gguf_traffic(path: Path, kv_bytes: int) -> Traffic:
+def gguf_traffic(path: Path, kv_bytes: float) -> Traffic:
     """Return the traffic of a GGUF file with a KV cache of ``kv_bytes`` a value. Raises ModelFileError."""
     table = {tensor.name: tensor for tensor in read_gguf_header(path).table}
     weights = 0
@@ -68,7 +68,7 @@ def gguf_traffic(path: Path, kv_bytes: int) -> Traffic:
                 raise ModelFileError(f"{path}: {name} has no attention output beside it; export it again")
             # What isn't a query is a key or a value.
             values += tensor.shape[1] - output.shape[0]
-    return Traffic(weights, values * kv_bytes)
+    return Traffic(weights, round(values * kv_bytes))
 
 
 def _nbytes(tensor: GgufTensor) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgestill.cli import console
+from edgestill.cli import console, memory
 from edgestill.cli.interrupt import forget_interrupt
 from edgestill.cli.numbers import counts, fraction
 
@@ -58,6 +58,21 @@ def bench(
     gate_seconds: Annotated[
         float, typer.Option(min=0, help="Longest wait for the device to cool before a repetition; 0: none.")
     ] = 20.0,
+    mmap: Annotated[
+        bool, typer.Option("--mmap/--no-mmap", help="Weights mapped from the file, or read into memory (llama.cpp).")
+    ] = True,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="KV cache in f32, f16, q8_0 or q4_0 (llama.cpp; default: by file).")
+    ] = None,
+    huge_pages: Annotated[
+        bool, typer.Option("--huge-pages/--no-huge-pages", help="Loaded weights in huge pages (onnxruntime).")
+    ] = True,
+    arena: Annotated[
+        bool, typer.Option("--arena/--no-arena", help="The engine's arena for its buffers (onnxruntime).")
+    ] = True,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="Print what the peak PSS consists of, line by line.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Measure models one after the other, each in its own process.
@@ -69,6 +84,7 @@ def bench(
     from edgestill.errors import StageError
     from edgestill.runtime.bench_models import bench_models
     from edgestill.runtime.bench_options import BenchOptions
+    from edgestill.runtime.engine_options import EngineOptions, kv_precision_named
     from edgestill.runtime.engines import engine_name
     from edgestill.runtime.model_source import locate_model
 
@@ -85,6 +101,9 @@ def bench(
         counts("--depth", depth, 0),
         counts("--prompt-tokens", prompt_tokens, 1),
         counts("--new-tokens", new_tokens, 2),
+    )
+    engine_options = EngineOptions(
+        mmap=mmap, kv_precision=kv_precision_named(kv_precision), huge_pages=huge_pages, arena=arena
     )
     half_width = None if width == "0" else fraction("--width", width)
     variants = [
@@ -103,6 +122,8 @@ def bench(
             engine=None if engine is None else engine_name(engine),
             roofline=True,
             gate_seconds=gate_seconds,
+            engine_options=engine_options,
+            ledger=True,
         )
         for number, (count, of_context, of_prompt, of_answer) in enumerate(grid)
     ]
@@ -130,7 +151,7 @@ def bench(
             interrupted = True
     if document is not None:
         if printed == "table":
-            _print(document)
+            _print(document, ledger)
         else:
             console.print_json(render(document, printed))
     failed = [] if document is None else _failures(document)
@@ -165,7 +186,7 @@ def _failures(document: BenchDocument) -> list[str]:
     return [why if model in why else f"{model}: {why}" for model, why in told]
 
 
-def _print(document: BenchDocument) -> None:
+def _print(document: BenchDocument, ledger: bool) -> None:
     head = ["model", "engine", "size", "load", "TTFT", "prefill", "decode", "token p50", "token p90", "peak PSS"]
     rows = [
         [
@@ -192,6 +213,8 @@ def _print(document: BenchDocument) -> None:
     for why in _failures(document):
         console.print_line(f"failed: {why}")
     for record in document.results:
+        if record.ledger is not None:
+            (memory.print_ledger if ledger else memory.say_ledger)(record.model, record.ledger)
         if (limit := record.roofline) is not None:
             share = limit.share_of_ceiling
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from edgestill.errors import InputError, MissingDependencyError
 from edgestill.runtime.engine import Engine
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.model_source import Kind, ModelSource
 
 BYTES_PER_THREAD: Final = 4 << 20
@@ -28,25 +29,28 @@ DEFAULT_CONTEXT: Final = 4096
 
 
 class Opener(Protocol):
-    """Opens a model: (source, threads, the asked context length or None) -> Engine."""
+    """Opens a model: (source, threads, the asked context length or None, options that the engine has) -> Engine."""
 
-    def __call__(self, source: ModelSource, threads: int, context_length: int | None) -> Engine: ...
+    def __call__(
+        self, source: ModelSource, threads: int, context_length: int | None, options: EngineOptions = DEFAULTS
+    ) -> Engine: ...
 
 
 @dataclass(frozen=True)
 class _Registered:
     kinds: tuple[Kind, ...]
     open: Opener
+    options: tuple[str, ...]
 
 
 _engines: dict[str, _Registered] = {}
 
 
-def register(name: str, *, kinds: tuple[Kind, ...]) -> Callable[[Opener], Opener]:
-    """Register a function as the opener of engine ``name``, which runs models of ``kinds``."""
+def register(name: str, *, kinds: tuple[Kind, ...], options: tuple[str, ...] = ()) -> Callable[[Opener], Opener]:
+    """Register a function as the opener of engine ``name``, which runs models of ``kinds`` and has ``options``."""
 
     def keep(opener: Opener) -> Opener:
-        _engines[name] = _Registered(kinds, opener)
+        _engines[name] = _Registered(kinds, opener, options)
         return opener
 
     return keep
@@ -65,7 +69,12 @@ def engine_name(text: str) -> str:
 
 
 def open_engine(
-    source: ModelSource, *, engine: str | None = None, threads: int | None = None, context_length: int | None = None
+    source: ModelSource,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+    context_length: int | None = None,
+    options: EngineOptions = DEFAULTS,
 ) -> Engine:
     """Load a model into an engine.
 
@@ -73,8 +82,8 @@ def open_engine(
     ``threads`` None fits the model, up to every CPU that this process may run on (see
     :func:`default_threads`); ``context_length`` is the most tokens to
     make room for (None: 4096), never more than the model was trained for. Raises InputError for an
-    impossible combination, MissingDependencyError when the engine's package isn't installed, and
-    ModelFileError or CheckpointError when the model can't be read.
+    impossible combination and an option that the engine hasn't got, MissingDependencyError when the engine's package
+    isn't installed, and ModelFileError or CheckpointError when the model can't be read.
     """
     engines = _load()
     if engine is None:
@@ -86,7 +95,14 @@ def open_engine(
     for name, value in (("threads", threads), ("context_length", context_length)):
         if value is not None and value < 1:
             raise InputError(f"{name}: {value} is out of range; at least 1 is expected")
-    return engines[engine].open(source, threads or default_threads(source), context_length)
+    for name in options.asked():
+        if name not in engines[engine].options:
+            able = ", ".join(other for other in sorted(engines) if name in engines[other].options)
+            raise InputError(
+                f"{source}: the {engine} engine has no option {name} (it was {getattr(options, name)!r}); "
+                f"leave it out: only {able} has it"
+            )
+    return engines[engine].open(source, threads or default_threads(source), context_length, options)
 
 
 def default_threads(source: ModelSource) -> int:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import collections
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.bench_results import EngineBuild
-from edgestill.errors import ContextFullError, ModelFileError, StageError
-from edgestill.runtime.engine import Logits, check_room
+from edgestill.errors import ContextFullError, EdgestillError, InputError, ModelFileError, StageError
+from edgestill.runtime.engine import Logits, MemoryPart, check_room
 from edgestill.runtime.engine_builds import llama_features
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions, KvPrecision
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.gguf_header import read_gguf_header
+from edgestill.runtime.llama_buffers import MARK, logged_parts
 from edgestill.runtime.model_source import ModelSource
-
-KvPrecision = Literal["f16", "f32"]
 
 _MAX_UBATCH: Final = 512
 _OUTPUT_FLOATS: Final = 1 << 22
@@ -31,6 +31,7 @@ _ERROR_LEVEL: Final = 4
 _CONTINUED: Final = 5
 
 _lines: collections.deque[tuple[int, str]] = collections.deque(maxlen=500)
+_buffers: list[str] = []  # of the last load: a few lines among thousands
 _file: TextIO | None = None
 _callback: Any = None  # llama.cpp keeps its address: it must live as long as the process
 
@@ -71,15 +72,26 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
         _lines.append((level, before + line.rstrip("\n")))
     elif line.strip():
         _lines.append((level, line.rstrip("\n")))
+        if MARK in line:
+            _buffers.append(line)
 
 
-@register("llama.cpp", kinds=("gguf",))
-def open_llama_cpp(source: ModelSource, threads: int, context_length: int | None) -> LlamaCppEngine:
+@register("llama.cpp", kinds=("gguf",), options=("mmap", "kv_precision"))
+def open_llama_cpp(
+    source: ModelSource, threads: int, context_length: int | None, options: EngineOptions = DEFAULTS
+) -> LlamaCppEngine:
     """Load a GGUF file on the CPU.
 
-    Raises ModelFileError with llama.cpp's own reason when the file is damaged or unsupported.
+    Raises ModelFileError with llama.cpp's own reason when the file is damaged or unsupported, InputError when its heads
+    don't fill the blocks of a quantised KV cache.
     """
-    return LlamaCppEngine(source.path, threads=threads, context_length=context_length)
+    return LlamaCppEngine(
+        source.path,
+        threads=threads,
+        context_length=context_length,
+        kv_precision=options.kv_precision,
+        mmap=options.mmap,
+    )
 
 
 _GELU_ARCHITECTURES: Final = frozenset({"gemma", "gemma2", "gemma3", "gpt2"})
@@ -90,28 +102,38 @@ class LlamaCppEngine:
     """A GGUF model with one sequence; see :class:`edgestill.runtime.engine.Engine`.
 
     ``kv_precision`` is the KV cache's: ``f32`` for a file that is float32 throughout (so that it computes
-    what torch does), else ``f16``. With ``f32`` flash attention is off, as it rounds to f16.
+    what torch does), else ``f16``. With ``f32`` flash attention is off, as it rounds to f16; with ``q8_0`` and ``q4_0``
+    it is on, as nothing else reads a quantised V. Without ``mmap`` weights are read into memory.
     ``model_pointer`` and ``context_pointer`` are llama.cpp's handles.
     """
 
     name = "llama.cpp"
 
     def __init__(
-        self, path: Path, *, threads: int, context_length: int | None = None, kv_precision: KvPrecision | None = None
+        self,
+        path: Path,
+        *,
+        threads: int,
+        context_length: int | None = None,
+        kv_precision: KvPrecision | None = None,
+        mmap: bool = True,
     ) -> None:
         header = read_gguf_header(path)
         self._llama = llama = library()
         self.model_pointer: Any = None
         self.context_pointer: Any = None
         _lines.clear()
-        settings = llama.llama_model_default_params()
-        settings.n_gpu_layers = 0
+        _buffers.clear()
+        settings = self._model_settings()
+        if not mmap:
+            settings.load_mode = llama.LLAMA_LOAD_MODE_NONE
         self.model_pointer = llama.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model_pointer:
             raise ModelFileError(f"{path}: llama.cpp can't load it ({_first_error()})")
         self.path = path
         self.threads = threads
         self.kv_precision: KvPrecision = kv_precision or ("f32" if header.all_float32 else "f16")
+        self.settings: Mapping[str, bool | str] = {"mmap": mmap, "kv_precision": self.kv_precision}
         self.vocab_pointer: Any = llama.llama_model_get_vocab(self.model_pointer)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab_pointer)
         self.weights_bytes: int | None = llama.llama_model_size(self.model_pointer)
@@ -123,11 +145,12 @@ class LlamaCppEngine:
         self._outputs = max(32, min(_MAX_UBATCH, _OUTPUT_FLOATS // self.vocab_size))
         self._chunk = min(_MAX_UBATCH, self.context_length)
         try:
-            self._open_context(threads)
+            self.context_pointer = self._open_context(self.model_pointer)
         except BaseException:
             self.close()
             raise
         self._memory = llama.llama_get_memory(self.context_pointer)
+        self._parts = tuple(logged_parts(_buffers))
         self._position = 0
         self._token = (ctypes.c_int32 * 1)()
         self._one = llama.llama_batch(n_tokens=1, token=self._token)
@@ -141,23 +164,35 @@ class LlamaCppEngine:
         length = self._llama.llama_model_meta_val_str(self.model_pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if length >= 0 else ""
 
-    def _open_context(self, threads: int) -> None:
+    def _model_settings(self) -> Any:
+        settings = self._llama.llama_model_default_params()
+        settings.n_gpu_layers = 0
+        return settings
+
+    def _open_context(self, model: Any) -> Any:
         llama = self._llama
         settings = llama.llama_context_default_params()
         settings.n_ctx = self.context_length
         settings.n_batch = settings.n_ubatch = self._chunk
         settings.n_outputs_max = self._outputs
-        settings.n_threads = settings.n_threads_batch = threads
+        settings.n_threads = settings.n_threads_batch = self.threads
         settings.no_perf = True
-        exact = self.kv_precision == "f32"
-        settings.type_k = settings.type_v = llama.GGML_TYPE_F32 if exact else llama.GGML_TYPE_F16
-        if exact:
+        settings.type_k = settings.type_v = getattr(llama, f"GGML_TYPE_{self.kv_precision.upper()}")
+        quantised = self.kv_precision in ("q8_0", "q4_0")
+        if self.kv_precision == "f32":
             settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self.context_pointer = llama.llama_init_from_model(self.model_pointer, settings)
-        if not self.context_pointer:
+        elif quantised:
+            settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        context = llama.llama_init_from_model(model, settings)
+        if not context and quantised:
+            raise InputError(
+                f"{self.path}: llama.cpp can't make a KV cache in {self.kv_precision} ({_first_error()}); use f16"
+            )
+        if not context:
             raise StageError(
                 f"{self.path}: llama.cpp can't make a context of {self.context_length} tokens ({_first_error()})"
             )
+        return context
 
     @property
     def position(self) -> int:
@@ -250,6 +285,28 @@ class LlamaCppEngine:
         if self.model_pointer:
             self._llama.llama_model_free(self.model_pointer)
             self.model_pointer = None
+
+    def memory(self) -> tuple[MemoryPart, ...]:
+        return self._parts
+
+    def open_bare(self) -> Callable[[], None] | None:
+        settings = self._model_settings()
+        settings.no_alloc = True  # everything of a load but its buffers
+        settings.load_mode = self._llama.LLAMA_LOAD_MODE_NONE
+        model = self._llama.llama_model_load_from_file(str(self.path).encode(), settings)
+        if not model:
+            return None
+        try:
+            context = self._open_context(model)
+        except EdgestillError:
+            self._llama.llama_model_free(model)
+            raise
+
+        def close() -> None:
+            self._llama.llama_free(context)
+            self._llama.llama_model_free(model)
+
+        return close
 
     def _decode(self, ids: NDArray[np.int32], flags: Any) -> None:
         pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from edgestill.bench_results import EngineBuild
 from edgestill.errors import ModelFileError
-from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engine import Logits, MemoryPart, check_room
 from edgestill.runtime.engine_builds import onnxruntime_commit
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.huge_pages import WORTH_BYTES, collapse_anonymous_memory
 from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.onnxruntime_arena import LoadTrace
+from edgestill.runtime.pagemap import anonymous_bytes
 
 _MAX_CHUNK: Final = 512
 _OUTPUT_FLOATS: Final = 1 << 24
@@ -33,8 +36,10 @@ _SHARED_ATTENTION: Final = b"\x22\x13GroupQueryAttention"
 _DTYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-@register("onnxruntime", kinds=("onnx",))
-def open_onnxruntime(source: ModelSource, threads: int, context_length: int | None) -> OnnxRuntimeEngine:
+@register("onnxruntime", kinds=("onnx",), options=("huge_pages", "arena"))
+def open_onnxruntime(
+    source: ModelSource, threads: int, context_length: int | None, options: EngineOptions = DEFAULTS
+) -> OnnxRuntimeEngine:
     """Load an ONNX decoder on the CPU.
 
     Raises ModelFileError when onnxruntime refuses the file, or its inputs and outputs aren't a decoder's.
@@ -46,7 +51,7 @@ def open_onnxruntime(source: ModelSource, threads: int, context_length: int | No
         raise ModelFileError(
             f"{source}: no config.json or genai_config.json beside it tells the context length; put one there"
         )
-    return OnnxRuntimeEngine(source.path, threads=threads, context_length=limit)
+    return OnnxRuntimeEngine(source.path, threads=threads, context_length=limit, options=options)
 
 
 class OnnxRuntimeEngine:
@@ -60,15 +65,17 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
     float32 = True
 
-    def __init__(self, path: Path, *, threads: int, context_length: int) -> None:
+    def __init__(self, path: Path, *, threads: int, context_length: int, options: EngineOptions = DEFAULTS) -> None:
         self._runtime = runtime = require("onnxruntime", engine="onnxruntime", extra="onnx")
-        self._session: Any = load_session(runtime, path, threads)
+        with LoadTrace(runtime, options.trace and options.arena) as self._trace:
+            self._session: Any = load_session(runtime, path, threads, arena=options.arena)
         self.path = path
         self.threads = threads
         self.context_length = context_length
         files = [path, *path.parent.glob(f"{path.name}.*")]
         self.weights_bytes: int | None = sum(file.stat().st_size for file in files)
-        self.huge_page_bytes = collapse_anonymous_memory() if self.weights_bytes >= WORTH_BYTES else 0
+        collapse = options.huge_pages and self.weights_bytes >= WORTH_BYTES
+        self.huge_page_bytes = collapse_anonymous_memory() if collapse else 0
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = {one.name: one for one in self._session.get_outputs()}
         self._layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
@@ -95,6 +102,12 @@ class OnnxRuntimeEngine:
         self.vocab_size = vocabulary
         self._dtype = _DTYPES[outputs["logits"].type]
         self._kv = (kv_heads, head_size, _DTYPES[past.type])
+        self.kv_precision = "f16" if past.type == "tensor(float16)" else "f32"
+        self.settings: Mapping[str, bool | str] = {
+            "arena": options.arena,
+            "huge_pages": options.huge_pages,
+            "kv_precision": self.kv_precision,
+        }
         self.shares_buffers = _mentions(path, _SHARED_ATTENTION)
         self._chunk = max(32, min(_MAX_CHUNK, _OUTPUT_FLOATS // self.vocab_size))
         original = self._session.get_modelmeta().custom_metadata_map.get(_ORIGINAL_CONTEXT_KEY)
@@ -191,6 +204,21 @@ class OnnxRuntimeEngine:
         self._one = None
         self._cache = []
 
+    def memory(self) -> tuple[MemoryPart, ...]:
+        heads, size, dtype = self._kv
+        item = heads * size * np.dtype(dtype).itemsize
+        spans = [(value.data_ptr(), value.shape()[2] * item) for value in self._cache]
+        context = self.context_length if self.shares_buffers else self._position
+        source = f"the addresses of 2 x {self._layers} buffers of {heads} heads x {context} positions x {size} values"
+        kept = MemoryPart(
+            "kv_cache", "bound buffers", sum(bytes_ for _, bytes_ in spans), anonymous_bytes(spans), source
+        )
+        return (self._trace.weights(), kept)
+
+    def open_bare(self) -> Callable[[], None] | None:
+        held = [load_session(self._runtime, self.path, self.threads, prepack=False)]
+        return held.clear
+
     def _step(self, count: int) -> int:
         """Return how many of ``count`` more tokens are run at a time: all, where LongRoPE looks at their number."""
         crosses = self._position <= self._original_context < self._position + count
@@ -248,13 +276,19 @@ class OnnxRuntimeEngine:
         return logits.astype(np.float32, copy=False)
 
 
-def load_session(runtime: Any, path: Path, threads: int) -> Any:
-    """Load a file into onnxruntime on the CPU. Raises ModelFileError with its reason when it refuses."""
+def load_session(runtime: Any, path: Path, threads: int, *, arena: bool = True, prepack: bool = True) -> Any:
+    """Load a file into onnxruntime on the CPU. Raises ModelFileError with its reason when it refuses.
+
+    Without ``arena`` buffers come from the C library one by one; without ``prepack`` weights stay as in the file.
+    """
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4  # what goes wrong arrives as an exception
+    options.enable_cpu_mem_arena = arena
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except _errors() as error:

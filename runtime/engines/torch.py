@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.bench_results import EngineBuild
-from edgestill.runtime.engine import Logits, check_room
+from edgestill.runtime.engine import Logits, MemoryPart, check_room
+from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.pagemap import anonymous_bytes
 from edgestill.runtime.torch_model import load_torch_model
 
 if TYPE_CHECKING:
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 
 
 @register("torch", kinds=("transformers",))
-def open_torch(source: ModelSource, threads: int, context_length: int | None) -> TorchEngine:
+def open_torch(
+    source: ModelSource, threads: int, context_length: int | None, options: EngineOptions = DEFAULTS
+) -> TorchEngine:
     """Load a Hugging Face folder on the CPU.
 
     ``threads`` is set for the whole process, as torch has no narrower setting. Raises CheckpointError
     when a file is damaged or a weight is missing (transformers alone would invent it).
     """
+    del options  # it has none
     model = load_torch_model(source.path, "AutoModelForCausalLM", name=str(source))
     require("torch", engine="torch", extra="distill").set_num_threads(threads)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_CONTEXT
@@ -37,6 +42,8 @@ class TorchEngine:
 
     name = "torch"
     float32 = True
+    kv_precision = "f32"
+    settings: Mapping[str, bool | str] = {"kv_precision": kv_precision}
 
     def __init__(self, model: Any, threads: int, context_length: int) -> None:
         import torch
@@ -103,6 +110,27 @@ class TorchEngine:
         self.model = None
         self._cache = None
 
+    def memory(self) -> tuple[MemoryPart, ...]:
+        caches = [
+            tensor
+            for layer in self._cache.layers
+            for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
+            if tensor is not None
+        ]
+        return (
+            _part("weights", "parameters in float32", self.model.parameters()),
+            _part("kv_cache", "DynamicCache", caches),
+        )
+
+    def open_bare(self) -> Callable[[], None] | None:
+        return None
+
     def _input(self, token_ids: Sequence[int] | NDArray[np.integer]) -> torch.Tensor:
         ids: torch.Tensor = self._torch.from_numpy(np.asarray(token_ids, dtype=np.int64)[None, :])
         return ids
+
+
+def _part(kind: Literal["weights", "kv_cache"], name: str, tensors: Iterable[torch.Tensor]) -> MemoryPart:
+    spans = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
+    source = f"the addresses of {len(spans)} tensors"
+    return MemoryPart(kind, name, sum(spans.values()), anonymous_bytes(spans.items()), source)

@@ -21,6 +21,7 @@ from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
 from edgestill.runtime.intervals import tail_samples
 from edgestill.runtime.memory import read_memory
+from edgestill.runtime.model_source import ModelSource
 
 STUB = """
 import json, os, signal, sys, time
@@ -214,7 +215,7 @@ def fake_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     session = CountingSession()
     monkeypatch.setattr(Session, "open", lambda *_, **__: session)
     monkeypatch.setattr(bench_worker, "import_packages", lambda source: None)
-    monkeypatch.setattr(bench_worker, "locate_model", lambda text: None)
+    monkeypatch.setattr(bench_worker, "locate_model", lambda text: ModelSource(text, "gguf", tmp_path / text))
     return session
 
 

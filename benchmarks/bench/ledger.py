@@ -1,0 +1,249 @@
+"""Does the memory ledger add up? Of each model and engine: the lines against the peak PSS, and against other counts.
+
+    python benchmarks/bench/ledger.py [--models FOLDER] [--threads 1] [--json FILE]
+
+Makes a Llama of 135M random parameters with a tokenizer of 49,152 tokens (in FOLDER, kept; else a temporary one), has
+it in seven forms by ``edgestill export`` and ``quantize``, and benches each in a fresh process, some with options.
+Another thread of this process reads the PSS of that one from outside every few milliseconds until its last answer,
+the load included: a peak between the ledger's moments is seen there. Counted besides: the KV cache by its formula,
+the weights from the file's own tensors (GGUF by the ``gguf`` package, ONNX by ``onnx``), and where llama.cpp repacks
+them, the tensors of that type. Exit status 1 when the lines but the unexplained one miss the peak by more than 3%, by
+the ledger's peak or by the one seen from outside, and when a count differs. A second copy without a line would be 24%
+of q4_0's peak, unexplained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgestill.bench_results import BenchRecord, MemoryLedger
+from edgestill.progress import Task
+from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.engine_options import KV_BYTES, EngineOptions
+from edgestill.runtime.model_source import locate_model
+
+LAYERS, KV_HEADS, HEAD, CONTEXT, VOCABULARY = 30, 3, 64, 2048, 49_152
+TOLERANCE = 0.03
+PERIOD = 0.005  # seconds
+DEFAULT = EngineOptions()
+PAIRS = (
+    ("gguf-q4_0", DEFAULT), ("gguf-q8_0", DEFAULT), ("gguf-f16", DEFAULT),
+    ("onnx-fp32", DEFAULT), ("onnx-int8", DEFAULT), ("onnx-int4", DEFAULT), ("checkpoint", DEFAULT),
+    ("gguf-q4_0", EngineOptions(mmap=False)),
+    ("gguf-q8_0", EngineOptions(kv_precision="q8_0")), ("gguf-q8_0", EngineOptions(kv_precision="q4_0")),
+    ("onnx-int4", EngineOptions(huge_pages=False)),
+)  # fmt: skip
+
+
+def make_models(folder: Path) -> None:
+    """Write the checkpoint and its exports, where they aren't there yet."""
+    checkpoint = folder / "checkpoint"
+    if not (checkpoint / "config.json").is_file():
+        make_checkpoint(checkpoint)
+    for name in ("gguf-f16", "onnx-fp32", "gguf-q4_0", "gguf-q8_0", "onnx-int8", "onnx-int4"):
+        if (folder / name / "artifact.json").is_file():
+            continue
+        format, _, precision = name.partition("-")
+        first = name in ("gguf-f16", "onnx-fp32")
+        source = checkpoint if first else folder / {"gguf": "gguf-f16", "onnx": "onnx-fp32"}[format]
+        how = ["export", str(source), "--format", format, "--precision", precision]
+        how = how if first else ["quantize", str(source), "--to", precision]
+        command = [sys.executable, "-m", "edgestill.cli", *how, "--no-parity", "--out", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def make_checkpoint(folder: Path) -> None:
+    """Save random weights in bfloat16 and a byte-level BPE tokenizer trained on random words."""
+    import tokenizers
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=LAYERS,
+        num_attention_heads=9, num_key_value_heads=KV_HEADS, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|pad|>", "<|end|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    draw = np.random.default_rng(0)
+    words = ["".join(map(chr, draw.integers(97, 123, draw.integers(3, 11)))) for _ in range(60_000)]
+    tokenizer.train_from_iterator([" ".join(words[at : at + 50]) for at in range(0, len(words), 50)] * 2, trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    fast.save_pretrained(folder)
+
+
+@dataclass
+class Outside:
+    """Reads the PSS of this process's only child from outside, until ``rounds`` answers are over; a Progress."""
+
+    rounds: int
+    peak: int = 0
+    samples: int = 0
+    answered: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        del label, total, unit
+        watch = threading.Thread(target=self.watch)
+        watch.start()
+        try:
+            yield self
+        finally:
+            self.over.set()
+            watch.join()
+
+    def advance(self, amount: float = 1, **fields: str) -> None:
+        """Count an answer; what comes after the last is the ledger's own work."""
+        del amount, fields
+        self.answered += 1
+        if self.answered == self.rounds:
+            self.over.set()
+
+    def set_total(self, total: float) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def watch(self) -> None:
+        """Read until it is over."""
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+        while not self.over.wait(PERIOD):
+            with contextlib.suppress(OSError):  # it has just begun, or ended
+                for child in children.read_text().split():
+                    text = Path(f"/proc/{child}/smaps_rollup").read_text()
+                    self.peak = max(self.peak, int(text.partition("Pss:")[2].split()[0]) * 1024)
+                    self.samples += 1
+
+
+def amount(ledger: MemoryLedger, part: str, *, allocated: bool = False) -> float:
+    """Return the sum of a ledger's lines of a kind."""
+    lines = [line for line in ledger.lines if line.part == part]
+    return sum((line.allocated_bytes or 0) if allocated else (line.bytes.value or 0.0) for line in lines)
+
+
+def counts(folder: Path, record: BenchRecord, ledger: MemoryLedger) -> Iterator[tuple[str, float, float, float]]:
+    """Yield what is counted independently: its name, the ledger's bytes, ours, and how far they may be apart."""
+    values = 2 * LAYERS * KV_HEADS * HEAD * CONTEXT
+    if record.engine != "torch":  # its cache grows with the answer
+        ours = values * KV_BYTES[str(record.settings["kv_precision"])]
+        yield (
+            "KV cache, allocated: 2 x layers x heads x size x context",
+            amount(ledger, "kv_cache", allocated=True),
+            ours,
+            0.001,
+        )
+    mapped, copied = amount(ledger, "weights_mapped"), amount(ledger, "weights_copied")
+    source = locate_model(folder)
+    if source.kind == "gguf":
+        import gguf
+
+        tensors = gguf.GGUFReader(source.path).tensors
+        whole = sum(int(tensor.n_bytes) for tensor in tensors)
+        q4_0 = [tensor for tensor in tensors if tensor.tensor_type == gguf.GGMLQuantizationType.Q4_0]
+        repacked = (
+            sum(int(tensor.n_bytes) for tensor in q4_0) if any("REPACK" in line.name for line in ledger.lines) else 0
+        )
+        if record.settings["mmap"]:
+            yield "mapped weights: all tensors of the file", mapped, whole, 0.01
+            yield "second copy: the file's tensors in Q4_0", copied, repacked, 0.001
+        else:
+            # A tied table is in it once.
+            yield "weights read into memory: all tensors of the file", copied, whole, 0.01
+    elif source.kind == "onnx" and folder.name == "onnx-fp32":
+        import onnx
+
+        graph = onnx.load(str(source.path), load_external_data=False).graph
+        sizes = {tensor.name: 4 * int(np.prod(tensor.dims)) for tensor in graph.initializer}
+        read = [name for node in graph.node if node.op_type.endswith("MatMul") for name in node.input]
+        packed = sum(sizes.get(name, 0) for name in read)
+        yield "packed weights: all that a MatMul reads", copied, packed, 0.02
+    elif source.kind == "transformers":
+        with next(folder.glob("*.safetensors")).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        parameters = sum(int(np.prod(one["shape"])) for name, one in header.items() if name != "__metadata__")
+        yield "parameters x 4", copied, 4 * parameters, 0.01
+
+
+def measure(folder: Path, engine: EngineOptions, threads: int) -> tuple[BenchRecord, Outside]:
+    """Bench one model in a fresh process, watched from outside."""
+    options = BenchOptions(
+        prompt_tokens=128, new_tokens=32, repetitions=3, warmup=1, threads=threads, engine_options=engine, ledger=True
+    )
+    outside = Outside(options.repetitions + options.warmup)
+    return bench_model(folder, options, progress=outside), outside
+
+
+def report(folder: Path, engine: EngineOptions, record: BenchRecord, outside: Outside) -> bool:
+    """Print a ledger beside the other counts; tell whether all is as it should be."""
+    ledger = record.ledger
+    if ledger is None:
+        print(f"{folder.name}: no ledger on this platform")
+        return False
+    asked = "".join(f" {name}={getattr(engine, name)}" for name in engine.asked())
+    peak = ledger.peak_pss_bytes.value or 0.0
+    print(f"\n{folder.name}{asked} on {record.engine}, peak {ledger.moment}; {record.settings}")
+    for line in ledger.lines:
+        held = f" of {line.allocated_bytes / 1e6:.1f} allocated" if line.allocated_bytes else ""
+        print(f"  {(line.bytes.value or 0) / 1e6:8.2f} MB  {line.bytes.basis:8s}  {line.name}{held}")
+    explained = sum(line.bytes.value or 0.0 for line in ledger.lines[:-1])
+    whole = sum(line.bytes.value or 0.0 for line in ledger.lines)
+    fine = whole == peak and abs(explained / peak - 1) <= TOLERANCE and abs(explained / outside.peak - 1) <= TOLERANCE
+    print(
+        f"  explained {explained / 1e6:.2f} MB: {explained / peak:.1%} of the ledger's peak of {peak / 1e6:.2f} MB, "
+        f"{explained / outside.peak:.1%} of the {outside.peak / 1e6:.2f} MB seen from outside ({outside.samples} times)"
+    )
+    for what, found, ours, apart in counts(folder, record, ledger):
+        near = abs(found - ours) <= apart * max(ours, 1)
+        fine &= near
+        print(f"  {what}: {found / 1e6:.2f} MB, counted {ours / 1e6:.2f}{'' if near else '  DIFFERS'}")
+    if not fine:
+        print("  NOT as it should be")
+    return fine
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="Write every record to a file.")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = options.models or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        make_models(folder)
+        fine, records = [], []
+        for name, engine in PAIRS:
+            record, outside = measure(folder / name, engine, options.threads)
+            fine.append(report(folder / name, engine, record, outside))
+            records.append(record)
+            sys.stdout.flush()
+            time.sleep(0.1)
+    if options.json is not None:
+        options.json.write_text(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
+    print(f"\n{sum(fine)} of {len(fine)} ledgers within {TOLERANCE:.0%}")
+    return int(not all(fine))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
