@@ -107,6 +107,7 @@ def bench_model(
     kv_bytes = KV_BYTES.get(str(run.loaded.get("kv_precision")), KV_BYTES["f16"])
     # The mean over the answer: the cache grows by one a token.
     positions = options.depth + run.prompt_tokens + options.new_tokens / 2
+    ledger = _ledger(run)
     record = BenchRecord(
         model=str(model),
         engine=str(run.loaded["engine"]),
@@ -125,7 +126,7 @@ def bench_model(
             p99=tail_figure(gaps, 0.99, "seconds", pooled),
         ),
         answer_seconds=Figure.median(raw["answer_seconds"], "seconds", per_repetition),
-        peak_pss_bytes=_peak_pss(run),
+        peak_pss_bytes=_peak_pss(run, ledger),
         peak_rss_bytes=_peak_rss(run),
         weights_bytes=_weights(run, size),
         size_bytes=size,
@@ -145,7 +146,7 @@ def bench_model(
         else None,
         failure=run.failure,
         settings=dict(run.loaded.get("settings", {})),
-        ledger=_ledger(run),
+        ledger=ledger,
         prompt_sha256=run.prompt_sha256,
         # After the run: reading the files before it would have the load find them cached.
         model_sha256=None if run.interrupted else source.sha256(),
@@ -245,12 +246,16 @@ def _load_figure(run: WorkerRun) -> Figure:
     )
 
 
-def _peak_pss(run: WorkerRun) -> Figure:
+def _peak_pss(run: WorkerRun, ledger: MemoryLedger | None) -> Figure:
     samples = [value for value in run.pss if value is not None]
     if not samples:
         return Figure.missing("bytes", "this platform has no /proc/self/smaps_rollup")
     source = "largest PSS of the process, read after load, warm-ups, repetitions (0.25 s apart) and at the end"
-    return Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
+    seen = Figure(value=max(samples), unit="bytes", n=len(samples), source=source)
+    # What a load needed for a moment lies between the samples; the ledger finds it by the kernel's high-water mark.
+    if ledger is not None and (ledger.peak_pss_bytes.value or 0) > max(samples):
+        return ledger.peak_pss_bytes
+    return seen
 
 
 def _ledger(run: WorkerRun) -> MemoryLedger | None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from edgestill.bench_results import BenchDocument
+from edgestill.bench_results import BenchDocument, MemoryLedger
 from edgestill.cli import main
 from edgestill.dataset import Message
 from edgestill.errors import InputError, ModelFileError, StageError
-from edgestill.runtime import bench_process, bench_worker
+from edgestill.figure import Figure
+from edgestill.runtime import bench, bench_process, bench_worker
 from edgestill.runtime.bench import bench_answers, bench_model
 from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
@@ -116,6 +117,19 @@ def test_warnings_name_a_short_prompt_few_gaps_and_a_busy_machine(stub: Any) -> 
     assert "3 repetitions are too few" in warnings
     assert "1.5 cores busy" in warnings
     assert "unsteady" not in warnings
+
+
+def test_the_peak_is_the_ledger_s_where_that_saw_a_higher_one(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(peak: int) -> MemoryLedger:
+        figure = Figure(value=peak, unit="bytes", n=1, basis="derived", source="the load")
+        return MemoryLedger(
+            moment="while loading", lines=(), peak_pss_bytes=figure, share_explained=figure, huge_page_bytes=0,
+            swapped_bytes=0,
+        )  # fmt: skip
+
+    for peak, expected in ((500, 500), (60, 70)):
+        monkeypatch.setattr(bench, "_ledger", lambda run, peak=peak: found(peak))
+        assert bench_model(stub("steady")).peak_pss_bytes.value == expected
 
 
 def test_unsteady_times_are_warned_about(stub: Any) -> None:
