@@ -19,6 +19,7 @@ from edgestill.errors import RecipeError
 from edgestill.filters import JudgeFilter
 from edgestill.section import Section
 from edgestill.sections import (
+    ON_REQUEST,
     AnthropicTeacher,
     Architecture,
     Asked,
@@ -93,7 +94,8 @@ _MAX_BYTES: Final = 1 << 20
 
 def _targets(formats: Sequence[object]) -> tuple[Quantization, ...]:
     """Return every quantisation of the exported ``formats``."""
-    return tuple(target for target in get_args(Quantization) if split_name(target)[0] in formats)
+    usual = (target for target in get_args(Quantization) if target not in ON_REQUEST)
+    return tuple(target for target in usual if split_name(target)[0] in formats)
 
 
 class Recipe(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,8 @@ ExportFormat = Literal["onnx", "gguf", "onnx-portable"]
 Quantization = Literal[
     "onnx-int8", "onnx-int4", "onnx-int4_g128", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m", "onnx-portable-int8"
 ]
+ON_REQUEST: Final = ("onnx-int4_g128",)
+"""Made only where a recipe names them: others of the same bits are made already."""
 
 
 class Columns(Section):

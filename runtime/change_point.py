@@ -79,7 +79,8 @@ def _explained(values: Floats) -> Floats:
 
 def _as_t(correlation: Floats | float, n: int) -> Floats:
     """Return the two-sample t of n values whose correlation with belonging to the first sample this is."""
-    r: Floats = np.minimum(np.asarray(correlation, np.float64), 1 - 1e-12)
+    # Rounding may leave a correlation beyond one by the last bit.
+    r: Floats = np.clip(np.asarray(correlation, np.float64), 1e-12 - 1, 1 - 1e-12)
     t: Floats = r * np.sqrt((n - 2) / (1 - r**2))
     return t
 
