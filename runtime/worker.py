@@ -82,7 +82,6 @@ def run_in_worker(
             env=measuring_environment(),
         ) as process,
     ):
-        kills = KillCount.when_began(process.pid)
         expired = threading.Event()
 
         def expire() -> None:
@@ -90,9 +89,12 @@ def run_in_worker(
             process.kill()
 
         timer = None if timeout_seconds is None else threading.Timer(timeout_seconds, expire)
-        if timer is not None:
-            timer.start()
+        # Ctrl-C may come at any point from here on: the process dies with us, and no timer keeps ours alive.
         try:
+            kills = KillCount.when_began(process.pid)
+            if timer is not None:
+                timer.daemon = True
+                timer.start()
             _converse(process, request, take, what)
             status = process.wait()
         finally:

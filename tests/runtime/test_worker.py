@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,36 @@ def test_a_worker_that_gets_no_memory_says_so(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(StageError, match=r"out of memory: the worker got none when it asked \(for an array of 9 GB\)"):
         run_in_worker("short_worker", {}, lambda event: None, what="a test", reached=lambda: "nothing")
+
+
+WAITING = """
+import sys, time
+from edgestill.runtime.worker import serve_request
+
+sys.exit(serve_request(lambda request, emit: time.sleep(60)))
+"""
+
+
+def test_ctrl_c_as_the_timer_starts_leaves_neither_worker_nor_timer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "waiting_worker.py").write_text(WAITING)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    start = threading.Timer.start
+
+    def interrupted(timer: threading.Timer) -> None:
+        start(timer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Timer, "start", interrupted)
+    before = set(threading.enumerate())
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_in_worker(
+            "waiting_worker", {}, lambda event: None, what="a test", reached=lambda: "nothing", timeout_seconds=1000
+        )
+    assert time.monotonic() - begun < 50  # the worker was ended, not waited for
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.daemon]
+    for thread in left:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in left)
