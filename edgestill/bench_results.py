@@ -43,8 +43,9 @@ class EngineBuild(Record):
     """What an engine says of itself, from inside the measured process.
 
     ``build`` is the library's own text on how it was built, ``features`` what that build uses (instruction sets,
-    OpenMP), ``commit`` the revision it was built from, ``settings`` how it was opened (KV cache, batches).
-    ``architecture`` and ``parameters`` are the model's, as the engine counts them. Null or empty where it doesn't say.
+    OpenMP), ``commit`` the revision it was built from, ``settings`` how it was opened (batches, providers), beside
+    the record's own. ``architecture`` and ``parameters`` are the model's, as the engine counts them. Null or empty
+    where it doesn't say.
     """
 
     version: str | None = None
@@ -213,10 +214,9 @@ class BenchRecord(Record):
     repetition. ``prompt_sha256`` is of the prompt's token ids, ``model_sha256`` of the model's files; null in documents
     from before they were kept, and the latter after Ctrl-C.
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
-    interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died before
-    its last repetition; the figures are of those that had finished. ``energy_per_token`` is in joules, of the whole
-    answers over their new tokens. ``settings`` are the
-    engine's options in effect.
+    interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died
+    before its last repetition; the figures are of those that had finished. ``energy_per_token`` is in joules, of
+    the whole answers over their new tokens. ``settings`` are the engine's options in effect.
     """
 
     model: str
@@ -254,6 +254,19 @@ class BenchRecord(Record):
     gate: Gate | None = None
     settings: dict[str, bool | str] = Field(default_factory=dict)
     ledger: MemoryLedger | None = None
+
+    @property
+    def main_figures(self) -> dict[str, Figure]:
+        """What tables show, by its heading."""
+        return {
+            "load": self.load_seconds,
+            "TTFT": self.ttft_seconds,
+            "prefill": self.prefill_tokens_per_second,
+            "decode": self.decode_tokens_per_second,
+            "token p50": self.inter_token_seconds.p50,
+            "token p90": self.inter_token_seconds.p90,
+            "peak PSS": self.peak_pss_bytes,
+        }
 
 
 class BenchFailure(Record):

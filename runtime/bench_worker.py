@@ -120,7 +120,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
         cores, memory = others.cores(), read_memory()
         held = log.close(engine)
         if request["phases"]:
-            emit({"event": "phases", "samples": _phases(session, prompts[0], new_tokens)})
+            emit({"event": "phases", "samples": _phases(session, before_each, prompts[0], new_tokens)})
         emit(
             {
                 "event": "finished",
@@ -152,13 +152,13 @@ def _rounds(prompts: list[Any], request: Mapping[str, Any], answered: Sequence[f
         yield from prompts
 
 
-def _phases(session: Session, prompt: Any, new_tokens: int) -> dict[str, list[float]]:
+def _phases(session: Session, before: list[int], prompt: Any, new_tokens: int) -> dict[str, list[float]]:
     from edgestill.runtime.phases import measure_phases
     from edgestill.runtime.session import GenerationOptions
 
     session.reset()
-    answer = session.generate(prompt, GenerationOptions(max_new_tokens=new_tokens, ignore_eos=True))
-    return measure_phases(session, session.tokenizer.decode(prompt), prompt, answer.token_ids)
+    answer = session.generate([*before, *prompt], GenerationOptions(max_new_tokens=new_tokens, ignore_eos=True))
+    return measure_phases(session, session.tokenizer.decode(prompt), prompt, answer.token_ids, before)
 
 
 def prompt_ids(session: Session, count: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -13,6 +14,7 @@ from edgestill.storage import sha256_file, sha256_json
 
 Kind = Literal["transformers", "gguf", "onnx"]
 
+_KINDS: Final[Mapping[str, Kind]] = {".gguf": "gguf", ".onnx": "onnx"}
 MANIFEST_FILE: Final = "manifest.json"
 ONNX_FILE: Final = "model.onnx"
 _ARTIFACT_NAME: Final = re.compile(r"[a-z0-9_.-]+")
@@ -84,7 +86,7 @@ def locate_model(text: str | Path) -> ModelSource:
         raise InputError(
             f"{text}: no such model; give a Hugging Face folder, a .gguf file, an ONNX folder or BUNDLE#artifact-name"
         )
-    kind: Kind | None = {".gguf": "gguf", ".onnx": "onnx"}.get(path.suffix.lower())  # type: ignore[assignment]
+    kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"{text}: suffix {path.suffix!r} is not .gguf or .onnx; give a model's file or folder")
     return ModelSource(text, kind, path, _tokenizer_folder(path.parent))

@@ -32,12 +32,15 @@ _WHAT: Final[Mapping[str, str]] = {
 }
 
 
-def measure_phases(session: Session, text: str, prompt: Sequence[int], answer: Sequence[int]) -> dict[str, list[float]]:
+def measure_phases(
+    session: Session, text: str, prompt: Sequence[int], answer: Sequence[int], before: Sequence[int] = ()
+) -> dict[str, list[float]]:
     """Return samples in seconds, one a pass: ``tokenisation``, ``engine_prefill`` and ``engine_decode`` (a token),
     ``greedy`` and ``top_k`` (a token), ``detokenisation`` (a token).
 
-    ``text`` is what ``prompt`` was encoded from, ``answer`` the ids that the session gave for it (at least two). The
-    engine's passes run the same ids, and nothing else: no choice of tokens, no text. The KV cache is empty after.
+    ``text`` is what ``prompt`` was encoded from, ``answer`` the ids that the session gave for it (at least two), with
+    ``before`` in the context, which isn't timed. The engine's passes run the same ids, and nothing else: no choice of
+    tokens, no text. The KV cache is empty after.
     """
     engine = session.engine
     session.reset()
@@ -47,6 +50,8 @@ def measure_phases(session: Session, text: str, prompt: Sequence[int], answer: S
     greedy, drawing = Sampler(Sampling()), Sampler(SAMPLED)
     for _ in range(PASSES):
         found["tokenisation"].append(_seconds(lambda: session.tokenizer.encode(text)))
+        if before:
+            engine.append(before)
         started = time.perf_counter()
         logits = engine.append(prompt)
         found["engine_prefill"].append(time.perf_counter() - started)
@@ -57,7 +62,7 @@ def measure_phases(session: Session, text: str, prompt: Sequence[int], answer: S
         found["engine_decode"].append((time.perf_counter() - started) / (len(answer) - 1))
         scores = np.array(logits)
         for name, sampler in (("greedy", greedy), ("top_k", drawing)):
-            history = list(prompt)
+            history = [*before, *prompt]
             pick = sampler.pick
             found[name].append(_seconds(lambda: [pick(scores, history) for _ in range(_DRAWS)]) / _DRAWS)  # noqa: B023
         decoder = StreamDecoder(session.tokenizer)

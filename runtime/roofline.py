@@ -54,6 +54,9 @@ def roofline(
     ceiling = (bandwidth.value or 0.0) / moved
     derived = "read bandwidth / bytes per token"
     share = None if decode.value is None or not ceiling else decode.value / ceiling
+    beyond = (
+        "; above 1: the device read slower just then than while it decoded" if share is not None and share > 1 else ""
+    )
     return Roofline(
         bytes_per_token=per_token,
         read_bandwidth=bandwidth,
@@ -61,6 +64,6 @@ def roofline(
             value=ceiling, unit="tokens/s", n=bandwidth.n, basis="derived", source=derived
         ),
         share_of_ceiling=Figure(
-            value=share, unit="fraction", n=decode.n, basis="derived", source=f"decode rate / ({derived})"
+            value=share, unit="fraction", n=decode.n, basis="derived", source=f"decode rate / ({derived}){beyond}"
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,25 @@ TEXTS = (
     '{"action": "set_brightness", "room": "kitchen", "value": 30}',
     "naïve café — 東京 \U0001f600 \t tabs\n\nand   runs of spaces 1234567",
 )
+
+
+@pytest.fixture
+def replace_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[str], Path]]:
+    """Put a script in the place of the process that ``bench`` measures; a model's path tells it how to be."""
+
+    def replace(script: str) -> Callable[[str], Path]:
+        (tmp_path / "stub_worker.py").write_text(script)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+        monkeypatch.setattr("edgestill.runtime.bench_process._WORKER", "stub_worker")
+
+        def model(how: str) -> Path:
+            path = tmp_path / f"model-{how}.gguf"
+            path.write_bytes(b"x" * 1234)
+            return path
+
+        return model
+
+    return replace
 
 
 @pytest.fixture(scope="session")

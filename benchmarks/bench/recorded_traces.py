@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from thermal_model import Labelled
 
@@ -50,7 +51,7 @@ def read() -> list[Labelled]:
     return [_labelled(entry) for entry in document["traces"]]
 
 
-def _labelled(entry: dict) -> Labelled:  # type: ignore[type-arg]
+def _labelled(entry: Mapping[str, Any]) -> Labelled:
     trace = Trace(
         seconds=entry["seconds"],
         token_seconds=[value / 1e6 for value in entry["token_microseconds"]],

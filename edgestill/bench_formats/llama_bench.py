@@ -28,7 +28,7 @@ from edgestill.bench_formats import register
 from edgestill.bench_results import BenchDocument, BenchRecord, EngineBuild
 
 _NANOSECONDS: Final = 1e9
-_KV_TYPES: Final = {"float32": "f32", "float16": "f16"}
+_FLASH_ATTENTION: Final = {"off": 0, "on": 1}
 _DEFAULTS: Final[Mapping[str, object]] = {
     "n_gpu_layers": 0,
     "n_cpu_moe": 0,
@@ -72,7 +72,7 @@ def _test(
     record: BenchRecord, document: BenchDocument, *, prompt: int, new: int, depth: int, seconds: Sequence[float]
 ) -> dict[str, object]:
     build = record.engine_build or EngineBuild()
-    kv = build.settings.get("kv_cache", "")
+    kv = str(record.settings.get("kv_precision", ""))
     weights = record.weights_bytes.value
     samples = [round(_NANOSECONDS * value) for value in seconds]
     rates = [_NANOSECONDS * (prompt + new) / sample for sample in samples if sample]
@@ -92,10 +92,10 @@ def _test(
         "cpu_mask": "0x0",
         "cpu_strict": False,
         "poll": 50,
-        "type_k": _KV_TYPES.get(kv, kv),
-        "type_v": _KV_TYPES.get(kv, kv),
+        "type_k": kv,
+        "type_v": kv,
         **_DEFAULTS,
-        "flash_attn": 0 if build.settings.get("flash_attention") == "off" else -1,
+        "flash_attn": _FLASH_ATTENTION.get(build.settings.get("flash_attention", ""), -1),
         **_LATER_DEFAULTS,
         "n_prompt": prompt,
         "n_gen": new,

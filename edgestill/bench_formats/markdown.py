@@ -30,18 +30,9 @@ def render_markdown(document: BenchDocument) -> str:
 
 def _row(record: BenchRecord) -> list[str]:
     failed = f", **failed** after {record.repetitions} repetitions" if record.failure else ""
-    shown = (
-        record.load_seconds,
-        record.ttft_seconds,
-        record.prefill_tokens_per_second,
-        record.decode_tokens_per_second,
-        record.inter_token_seconds.p50,
-        record.inter_token_seconds.p90,
-        record.peak_pss_bytes,
-    )
     threads = f"{record.threads} thread{'' if record.threads == 1 else 's'}"
     about = [escape(record.model), escape(f"{record.engine}, {threads}") + failed]
-    return [*about, quantity(record.size_bytes, "bytes"), *map(_cell, shown)]
+    return [*about, quantity(record.size_bytes, "bytes"), *map(_cell, record.main_figures.values())]
 
 
 def _cell(figure: Figure) -> str:

@@ -193,18 +193,7 @@ def _print(document: BenchDocument, ledger: bool) -> None:
             record.model,
             f"{record.engine}, {record.threads} threads",
             console.size(record.size_bytes),
-            *(
-                console.figure(value)
-                for value in (
-                    record.load_seconds,
-                    record.ttft_seconds,
-                    record.prefill_tokens_per_second,
-                    record.decode_tokens_per_second,
-                    record.inter_token_seconds.p50,
-                    record.inter_token_seconds.p90,
-                    record.peak_pss_bytes,
-                )
-            ),
+            *map(console.figure, record.main_figures.values()),
         ]
         for record in document.results
     ]

@@ -269,10 +269,9 @@ class LlamaCppEngine:
             build=info,
             features=llama_features(info),
             settings={
-                "kv_cache": self.kv_precision,
                 "batch": str(llama.llama_n_batch(self.context_pointer)),
                 "micro_batch": str(llama.llama_n_ubatch(self.context_pointer)),
-                "flash_attention": "off" if self.kv_precision == "f32" else "auto",
+                "flash_attention": {"f32": "off", "f16": "auto"}.get(self.kv_precision, "on"),
             },
             architecture=text.value.decode(errors="replace"),
             parameters=llama.llama_model_n_params(self.model_pointer),

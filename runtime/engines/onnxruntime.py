@@ -192,7 +192,6 @@ class OnnxRuntimeEngine:
             commit=onnxruntime_commit(info),
             build=info,
             settings={
-                "kv_cache": np.dtype(self._kv[2]).name,
                 "providers": ", ".join(self._session.get_providers()),
                 "shared_kv_buffers": "yes" if self.shares_buffers else "no",
                 "huge_page_bytes": str(self.huge_page_bytes),

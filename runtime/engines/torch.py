@@ -101,7 +101,6 @@ class TorchEngine:
             commit=torch.version.git_version,
             build=torch.__config__.show(),
             features=(capability,),
-            settings={"kv_cache": "float32"},
             architecture=self.model.config.model_type,
             parameters=sum(weight.numel() for weight in self.model.parameters()),
         )

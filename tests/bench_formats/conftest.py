@@ -27,7 +27,7 @@ MACHINE = Environment(
 
 LLAMA = EngineBuild(
     version="0.5.0", build="CPU : AVX2 = 1", features=("avx2",), architecture="llama 1B Q4_0", parameters=1_000,
-    settings={"kv_cache": "f16", "batch": "256", "micro_batch": "128", "flash_attention": "auto"},
+    settings={"batch": "256", "micro_batch": "128", "flash_attention": "auto"},
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def make_record(model: str = "m.gguf", **changes: Any) -> BenchRecord:
         },
         means={"answer_seconds": Figure(value=1.04, unit="seconds", n=6, ci95=(1.0, 1.1), source="mean of 6")},
         engine_build=LLAMA,
+        settings={"kv_precision": "f16", "mmap": True},
         model_sha256="b" * 64,
     )  # fmt: skip
     return record.model_copy(update=changes)
@@ -75,7 +76,9 @@ def record() -> BenchRecord:
 @pytest.fixture
 def document(record: BenchRecord) -> BenchDocument:
     """The record, another engine's that was killed, and a model that couldn't be opened."""
-    other = make_record("other|model", engine="onnxruntime", engine_build=None, failure="killed by SIGKILL")
+    other = make_record(
+        "other|model", engine="onnxruntime", engine_build=None, settings={}, failure="killed by SIGKILL"
+    )
     return BenchDocument(
         environment=MACHINE,
         results=(record, other),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from edgestill import storage
 from edgestill.bench_results import BenchDocument
 from edgestill.cli import main
-from edgestill.runtime import bench_process
 
 STUB = """
 import json, os, signal, sys, time
@@ -30,7 +28,7 @@ if how == "memory":
     raise MemoryError
 emit(event="loaded", import_seconds=1.0, load_seconds=0.5, engine="llama.cpp", threads=3, context_length=96,
      weights_bytes=None, pss_before=10, pss=50, engine_build={"version": "1", "commit": None, "build": None,
-     "features": None, "settings": {"kv_cache": "f16"}, "architecture": "llama", "parameters": 5})
+     "features": None, "settings": {}, "architecture": "llama", "parameters": 5})
 emit(event="prompt", tokens=32)
 emit_repetition("warm")
 for number in range(request["repetitions"]):
@@ -47,18 +45,10 @@ emit(event="finished", pss=70, peak_rss=99, other_cores=0.0)
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def stub(replace_worker: Any) -> Any:
     """Replace the worker by one that says what the model's file name asks for."""
-    (tmp_path / "stub_worker.py").write_text(STUB)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(bench_process, "_WORKER", "stub_worker")
-
-    def model(how: str) -> str:
-        path = tmp_path / f"model-{how}.gguf"
-        path.write_bytes(b"x" * 1234)
-        return str(path)
-
-    return model
+    model = replace_worker(STUB)
+    return lambda how: str(model(how))
 
 
 def status(*arguments: str) -> int:

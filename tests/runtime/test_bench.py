@@ -16,7 +16,7 @@ from edgestill.cli import main
 from edgestill.dataset import Message
 from edgestill.errors import InputError, ModelFileError, StageError
 from edgestill.figure import Figure
-from edgestill.runtime import bench, bench_process, bench_worker
+from edgestill.runtime import bench, bench_worker
 from edgestill.runtime.bench import bench_answers, bench_model
 from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.environment import describe_environment
@@ -54,18 +54,9 @@ emit(event="finished", pss=70, peak_rss=99, other_cores=1.5)
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def stub(replace_worker: Any) -> Any:
     """Replace the worker by one that says what the model's file name asks for."""
-    (tmp_path / "stub_worker.py").write_text(STUB)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setattr(bench_process, "_WORKER", "stub_worker")
-
-    def model(how: str) -> Path:
-        path = tmp_path / f"model-{how}.gguf"
-        path.write_bytes(b"x" * 1234)
-        return path
-
-    return model
+    return replace_worker(STUB)
 
 
 def test_a_record_holds_medians_intervals_and_every_sample(stub: Any) -> None:

@@ -46,6 +46,9 @@ def test_the_engine_runs_the_answers_own_tokens(tiny_checkpoint: Path) -> None:
         session.engine = counting  # type: ignore[assignment]
         measure_phases(session, "dim", [5, 6, 7], [8, 9, 10])
         assert counting.given == [(5, 6, 7), (8,), (9,)] * PASSES
+        counting.given.clear()
+        measure_phases(session, "dim", [5, 6, 7], [8, 9], before=[3, 4])
+        assert counting.given == [(3, 4), (5, 6, 7), (8,)] * PASSES
 
 
 def test_the_record_says_what_is_the_sessions_own() -> None:

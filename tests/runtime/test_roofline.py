@@ -108,6 +108,10 @@ def test_a_share_is_stated_only_beyond_the_last_cache(tiny_checkpoint: Path, tmp
     assert beyond.ceiling_tokens_per_second.value == pytest.approx(bandwidth / moved)
     assert beyond.share_of_ceiling.value == pytest.approx(100 * moved / bandwidth)
     assert beyond.share_of_ceiling.basis == "derived"
+    assert "above 1" not in beyond.share_of_ceiling.source
+    fast = roofline(source, Figure(value=1e12, unit="tokens/s", n=1), threads=1, positions=16, cache_bytes=1)
+    assert fast is not None
+    assert "above 1: the device read slower" in fast.share_of_ceiling.source
     assert roofline(locate_model(tiny_checkpoint), RATE, threads=1, positions=16) is None
 
 
