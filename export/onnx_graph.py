@@ -27,6 +27,8 @@ OPSETS: Final = (("", 21), (MICROSOFT, 1))
 IR_VERSION: Final = 10
 ORIGINAL_CONTEXT_KEY: Final = "edgestill.longrope_original_context"
 """Metadata that our engine reads: sequences of more tokens have other rotary frequencies, from their first token."""
+PADDED_MASK_KEY: Final = "edgestill.mask_may_end_in_zeros"
+"""Metadata that our engine reads: ``true`` where only the number of a mask's ones counts, not how long it is."""
 
 _COMPUTED_ROTARY_BYTES: Final = 1 << 20
 _ROTARY_ROWS: Final = 4096
@@ -109,6 +111,9 @@ class DecoderGraph(ProjectionBuilder):
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgestill")
         if (original := decoder.longrope_original) is not None:
             model.metadata_props[ORIGINAL_CONTEXT_KEY] = str(original)
+        elif decoder.positions is None:
+            # LongRoPE looks at the mask's length, learned positions at its end.
+            model.metadata_props[PADDED_MASK_KEY] = "true"
         return model
 
     def _cache_shape(self, batch: str, time: str) -> tuple[str | int, ...]:

@@ -150,6 +150,8 @@ class LlamaCppEngine:
             self.close()
             raise
         self._memory = llama.llama_get_memory(self.context_pointer)
+        self._compute = llama.llama_decode
+        self._row_address = _returning_an_address(llama.llama_get_logits_ith)
         self._parts = tuple(logged_parts(_buffers))
         self._position = 0
         self._token = (ctypes.c_int32 * 1)()
@@ -201,10 +203,14 @@ class LlamaCppEngine:
     def append(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
         count = len(token_ids)
         if count == 1 and self._position < self.context_length:
+            # The path of every decoded token: what it costs besides llama.cpp is a hundredth of a small model's time.
             self._token[0] = token_ids[0]
-            if code := self._llama.llama_decode(self.context_pointer, self._one):
+            context = self.context_pointer
+            if code := self._compute(context, self._one):
                 self._fail(code)
             self._position += 1
+            if self._row_address(context, -1) == self._address:
+                return self._view
             return self._last_logits()
         check_room(self, count)
         ids = np.ascontiguousarray(token_ids, dtype=np.int32)
@@ -317,11 +323,12 @@ class LlamaCppEngine:
         self._position += len(ids)
 
     def _last_logits(self) -> Logits:
-        row = self._llama.llama_get_logits_ith(self.context_pointer, -1)
-        address = ctypes.addressof(row.contents)
+        address = self._row_address(self.context_pointer, -1)
+        if address is None:
+            raise StageError(f"{self.path}: llama.cpp has no logits ({_first_error()})")
         if address != self._address:  # llama.cpp moved its buffer
             self._address = address
-            self._view = np.ctypeslib.as_array(row, (self.vocab_size,))
+            self._view = np.ctypeslib.as_array((ctypes.c_float * self.vocab_size).from_address(address))
         return self._view
 
     def _fail(self, code: int) -> None:
@@ -329,6 +336,14 @@ class LlamaCppEngine:
         if code == 1:
             raise ContextFullError(f"{self.path}: no room left in llama.cpp's KV cache; shorten the prompt")
         raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_first_error()})")
+
+
+def _returning_an_address(function: Any) -> Callable[[object, int], int | None]:
+    """Return llama.cpp's function of a context and a row with its pointer as a number: no object is made of it."""
+    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None  # a function of a loaded library
+    return prototype(address)
 
 
 def _bytes_of(state: NDArray[np.uint8]) -> Any:
