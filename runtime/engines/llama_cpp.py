@@ -23,6 +23,7 @@ from edgestill.runtime.engine_options import DEFAULTS, EngineOptions, KvPrecisio
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.llama_buffers import MARK, logged_parts
+from edgestill.runtime.llama_threads import attach_threads
 from edgestill.runtime.model_source import ModelSource
 
 _MAX_UBATCH: Final = 512
@@ -122,6 +123,7 @@ class LlamaCppEngine:
         self._llama = llama = library()
         self.model_pointer: Any = None
         self.context_pointer: Any = None
+        self._free_threads: Callable[[], None] | None = None
         _lines.clear()
         _buffers.clear()
         settings = self._model_settings()
@@ -149,6 +151,7 @@ class LlamaCppEngine:
         except BaseException:
             self.close()
             raise
+        self._free_threads = attach_threads(llama, self.context_pointer, threads)
         self._memory = llama.llama_get_memory(self.context_pointer)
         self._compute = llama.llama_decode
         self._row_address = _returning_an_address(llama.llama_get_logits_ith)
@@ -287,6 +290,8 @@ class LlamaCppEngine:
         if self.context_pointer:
             self._llama.llama_free(self.context_pointer)
             self.context_pointer = None
+            if self._free_threads is not None:
+                self._free_threads()
         if self.model_pointer:
             self._llama.llama_model_free(self.model_pointer)
             self.model_pointer = None

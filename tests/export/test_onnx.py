@@ -18,7 +18,6 @@ from edgestill.errors import CheckpointError, DiskFullError, InputError, Unsuppo
 from edgestill.export import export_checkpoint
 from edgestill.export.architectures import Rope, RopeScaling, describe_checkpoint
 from edgestill.export.onnx import export_onnx
-from edgestill.export.onnx_graph import PADDED_MASK_KEY
 from edgestill.export.weights import Weights
 from edgestill.progress import SILENT, Task
 from edgestill.runtime.engine import Engine
@@ -149,40 +148,6 @@ def test_a_prompt_that_crosses_longropes_original_context_has_the_long_factors_t
     reference, engine = open_engine(locate_model(tiny_phi3), threads=1), onnx_engine(artifact)
     ids = list(range(10, 140))
     assert np.abs(reference.append(ids) - engine.append(ids)).max() < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("kind", "declared"),
-    [
-        ("tiny_checkpoint", True),
-        ("tiny_mistral", True),
-        ("tiny_smollm3", True),
-        ("tiny_gemma2", True),
-        ("tiny_gemma3", True),
-        ("tiny_phi3", False),
-        ("tiny_gpt2", False),
-    ],
-)
-def test_a_mask_that_ends_in_zeros_changes_no_bit_where_the_file_declares_it(
-    kind: str, declared: bool, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgestill.runtime.engines.onnxruntime._MASK_STEP", 16)
-    artifact = export_onnx(Checkpoint.open(request.getfixturevalue(kind)), "fp32", tmp_path / "ours")
-    growing = shutil.copytree(artifact.model_path, tmp_path / "growing")
-    model = ir.load(growing / "model.onnx")
-    assert (model.metadata_props.pop(PADDED_MASK_KEY, None) == "true") is declared
-    ir.save(model, growing / "model.onnx")
-    padded = onnx_engine(artifact)
-    plain = open_engine(locate_model(growing), threads=1)
-    ids = [int(number) for number in np.random.default_rng(1).integers(0, padded.vocab_size, 60)]
-    steps = [[number] for number in ids[:20]] + [ids[20:27]] + [[number] for number in ids[27:]]
-    for back in (60, 30, 20, 33, 16, 0):  # after the first time: from within a step's mask, and from its edges
-        for piece in steps:
-            assert padded.position == plain.position
-            assert (padded.append(piece) == plain.append(piece)).all()
-        padded.rewind(back)
-        plain.rewind(back)
-        steps = [[number] for number in ids[back : back + 20]]
 
 
 def test_phi3_has_transformers_default_of_the_original_context(tiny_phi3: Path, tmp_path: Path) -> None:
