@@ -164,16 +164,31 @@ class Gate(Record):
     ended: dict[str, int]
 
 
+class PromptCeiling(Record):
+    """What arithmetic allows a prompt: operations for each of its tokens, and what this device does in float32.
+
+    The ceiling is missing where weights are multiplied as 8-bit integers, which may be faster: the share is then in
+    terms of float32, and may pass 1.
+    """
+
+    operations_per_token: Figure
+    float32_rate: Figure
+    ceiling_tokens_per_second: Figure
+    share_of_float32_rate: Figure
+
+
 class Roofline(Record):
     """What memory allows: bytes that a decoded token reads, how fast this device reads, and the share that is reached.
 
-    Without a share where the bytes lie in the last cache, or aren't known.
+    Without a share where the bytes lie in the last cache, or aren't known. ``prompt`` is arithmetic's side (null: the
+    operations aren't known).
     """
 
     bytes_per_token: Figure
     read_bandwidth: Figure
     ceiling_tokens_per_second: Figure
     share_of_ceiling: Figure
+    prompt: PromptCeiling | None = None
 
 
 LedgerPart = Literal[

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from edgestill.bench_results import BenchRecord, EngineBuild, Latency, MemoryLedger
+from edgestill.bench_results import BenchRecord, EngineBuild, Latency, MemoryLedger, Roofline
 from edgestill.dataset import Message
 from edgestill.errors import InputError
 from edgestill.figure import Figure
@@ -21,10 +21,10 @@ from edgestill.runtime.engine_options import KV_BYTES
 from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
 from edgestill.runtime.ledger import memory_ledger
-from edgestill.runtime.model_source import locate_model
+from edgestill.runtime.model_source import ModelSource, locate_model
 from edgestill.runtime.moments import moments_of
 from edgestill.runtime.phases import phases_record
-from edgestill.runtime.roofline import roofline
+from edgestill.runtime.roofline import prompt_ceiling, roofline
 
 WIDE_SPREAD: Final = 0.10
 """Above this interquartile range over median, a record warns that its times are unsteady."""
@@ -103,10 +103,8 @@ def bench_model(
         **heat.raw,
     }
     rate = Figure.median(decode, "tokens/s", f"{per_repetition}; after the first token")
+    prefill_rate = Figure.median(prefill, "tokens/s", per_repetition)
     threads = int(run.loaded["threads"])
-    kv_bytes = KV_BYTES.get(str(run.loaded.get("kv_precision")), KV_BYTES["f16"])
-    # The mean over the answer: the cache grows by one a token.
-    positions = options.depth + run.prompt_tokens + options.new_tokens / 2
     ledger = _ledger(run)
     record = BenchRecord(
         model=str(model),
@@ -118,7 +116,7 @@ def bench_model(
         repetitions=repetitions,
         load_seconds=_load_figure(run),
         ttft_seconds=Figure.median(raw["ttft_seconds"], "seconds", f"{per_repetition}; from token ids"),
-        prefill_tokens_per_second=Figure.median(prefill, "tokens/s", per_repetition),
+        prefill_tokens_per_second=prefill_rate,
         decode_tokens_per_second=rate,
         inter_token_seconds=Latency(
             p50=quantile_figure(gaps, 0.5, "seconds", pooled),
@@ -141,7 +139,7 @@ def bench_model(
         },
         outliers={name: places for name in _MEANS if (places := outliers(raw[name]))},
         # Not after a failure: what took the worker's memory is perhaps still there.
-        roofline=roofline(source, rate, threads=threads, positions=positions, kv_bytes=kv_bytes)
+        roofline=_roofline(source, run, options, prefill_rate, rate)
         if options.roofline and run.failure is None
         else None,
         failure=run.failure,
@@ -261,6 +259,24 @@ def _peak_pss(run: WorkerRun, ledger: MemoryLedger | None) -> Figure:
 def _ledger(run: WorkerRun) -> MemoryLedger | None:
     memory = None if run.finished is None else run.finished.get("memory")
     return None if memory is None else memory_ledger(*moments_of(memory), str(run.loaded["engine"]))
+
+
+def _roofline(
+    source: ModelSource, run: WorkerRun, options: BenchOptions, prefill: Figure, decode: Figure
+) -> Roofline | None:
+    threads = int(run.loaded["threads"])
+    found = roofline(
+        source,
+        decode,
+        threads=threads,
+        # The mean over the answer: the cache grows by one a token.
+        positions=options.depth + run.prompt_tokens + options.new_tokens / 2,
+        kv_bytes=KV_BYTES.get(str(run.loaded.get("kv_precision")), KV_BYTES["f16"]),
+    )
+    if found is None:
+        return None
+    prompt = prompt_ceiling(source, prefill, threads=threads, tokens=run.prompt_tokens, depth=options.depth)
+    return found.model_copy(update={"prompt": prompt})
 
 
 def _peak_rss(run: WorkerRun) -> Figure:

@@ -1,13 +1,15 @@
-"""The share of the possible: a decode rate beside what this device's memory allows for this file."""
+"""The share of the possible: decoding beside what memory allows for this file, prompts beside arithmetic."""
 
 from __future__ import annotations
 
-from edgestill.bench_results import Roofline
+from edgestill.bench_results import PromptCeiling, Roofline
 from edgestill.errors import ModelFileError
 from edgestill.figure import Figure
+from edgestill.runtime.arithmetic import float32_rate
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.environment import usable_memory
 from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.operations import prompt_operations
 from edgestill.runtime.traffic import model_traffic
 
 
@@ -66,4 +68,42 @@ def roofline(
         share_of_ceiling=Figure(
             value=share, unit="fraction", n=decode.n, basis="derived", source=f"decode rate / ({derived}){beyond}"
         ),
+    )
+
+
+def prompt_ceiling(
+    source: ModelSource, prefill: Figure, *, threads: int, tokens: int, depth: int = 0
+) -> PromptCeiling | None:
+    """Measure this device's float32 arithmetic and set a prefill rate beside it; None where operations aren't known.
+
+    ``tokens`` of a prompt are read after ``depth`` others.
+    """
+    try:
+        operations = prompt_operations(source)
+    except ModelFileError:
+        return None
+    if operations is None:
+        return None
+    each = operations.each(tokens, depth)
+    counted = f"{operations.per_token:g} with weights a token, {operations.per_prompt:g} a prompt, and attention's"
+    rate = float32_rate(threads)
+    per_second = rate.value or 0.0
+    if integers := operations.integer / operations.per_token:
+        why = f"{integers:.0%} of the operations are products of 8-bit integers, which may be faster than float32's"
+        ceiling = Figure.missing("tokens/s", why)
+    else:
+        why = "operations at the rate of prefill / float32 rate"
+        ceiling = Figure(
+            value=per_second / each if per_second else None,
+            unit="tokens/s",
+            n=rate.n,
+            basis="derived",
+            source="float32 rate / operations per token",
+        )
+    share = prefill.value * each / per_second if prefill.value is not None and per_second else None
+    return PromptCeiling(
+        operations_per_token=Figure(value=each, unit="operations", n=1, basis="derived", source=counted),
+        float32_rate=rate,
+        ceiling_tokens_per_second=ceiling,
+        share_of_float32_rate=Figure(value=share, unit="fraction", n=prefill.n, basis="derived", source=why),
     )

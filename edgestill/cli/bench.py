@@ -209,6 +209,12 @@ def _print(document: BenchDocument, ledger: bool) -> None:
             reached = f"{share.value:.0%} of what memory allows" if share.value is not None else share.source
             read = console.figure(limit.bytes_per_token)
             console.say(f"{record.model}: {read} read for each token decoded; {reached}")
+            if (prompt := limit.prompt) is not None and (share := prompt.share_of_float32_rate).value is not None:
+                millions = (prompt.operations_per_token.value or 0.0) / 1e6
+                console.say(
+                    f"{record.model}: {millions:,.3g} million operations for each token of a prompt, "
+                    f"{share.value:.0%} of this device's float32 rate"
+                )
         for line in _parts(record):
             console.say(f"{record.model}: {line}")
         if (energy := record.energy_per_token) is not None and energy.value is not None:

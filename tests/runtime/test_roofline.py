@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgestill.artifact import Checkpoint
 from edgestill.export import export_checkpoint
 from edgestill.figure import Figure
+from edgestill.runtime.arithmetic import float32_rate
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.bench import bench_model
 from edgestill.runtime.bench_options import BenchOptions
 from edgestill.runtime.model_source import locate_model
-from edgestill.runtime.roofline import roofline
+from edgestill.runtime.operations import Operations, gguf_operations, onnx_operations
+from edgestill.runtime.roofline import prompt_ceiling, roofline
 from edgestill.runtime.traffic import gguf_traffic, onnx_traffic
 
 gguf = pytest.importorskip("gguf")
@@ -143,3 +148,66 @@ def test_bench_sets_the_rate_beside_the_ceiling(tiny_checkpoint: Path, tmp_path:
     traffic = gguf_traffic(path, 2)
     assert record.roofline.bytes_per_token.value == pytest.approx(traffic.at(10))
     assert math.isfinite(record.decode_tokens_per_second.value or math.nan)
+    assert record.roofline.prompt is not None
+    operations = gguf_operations(path)
+    assert operations is not None
+    assert record.roofline.prompt.operations_per_token.value == pytest.approx(operations.each(8, 0))
+
+
+def counted_by_torch(checkpoint: Path, tokens: int) -> int:
+    """Return what torch counts for a prompt whose logits are all computed; its attention looks at every position."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros((1, tokens), dtype=torch.long))
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("precision", ["f16", "q8_0"])
+def test_gguf_operations_equal_torchs_count(checkpoint: Path, precision: str, tmp_path: Path) -> None:
+    path = export_checkpoint(Checkpoint.open(checkpoint), "gguf", precision, tmp_path).model_path
+    found = gguf_operations(path)
+    assert found is not None
+    tokens = 24
+    everywhere = tokens * (found.per_token + found.per_prompt) + tokens * tokens * found.per_pair
+    assert everywhere == counted_by_torch(checkpoint, tokens)
+    assert found.integer == (found.per_token if precision == "q8_0" else 0)
+
+
+@pytest.mark.parametrize(("precision", "integers"), [("fp32", False), ("int8", True), ("int4", True)])
+def test_onnx_operations_equal_torchs_count(precision: str, integers: bool, checkpoint: Path, tmp_path: Path) -> None:
+    path = locate_model(export_checkpoint(Checkpoint.open(checkpoint), "onnx", precision, tmp_path).model_path).path
+    found = onnx_operations(path)
+    assert found is not None
+    tokens = 24
+    assert tokens * found.per_token + tokens * tokens * found.per_pair == counted_by_torch(checkpoint, tokens)
+    assert found.per_prompt == 0
+    assert found.integer == (found.per_token if integers else 0)
+
+
+def test_operations_are_the_mean_over_a_prompt() -> None:
+    found = Operations(per_token=100, per_prompt=50, per_pair=2, integer=0)
+    # Three tokens after four: they look at 5, 6 and 7 positions, themselves among them.
+    assert found.each(3, 4) == pytest.approx((3 * 100 + 50 + 2 * (5 + 6 + 7)) / 3)
+
+
+def test_a_prompt_s_rate_stands_beside_the_device_s_arithmetic(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    artifacts = {
+        precision: export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", precision, tmp_path).model_path
+        for precision in ("f16", "q8_0")
+    }
+    measured = float32_rate(1)
+    assert measured.value is not None
+    assert 1e8 < measured.value < 1e14
+    assert float32_rate(1) is measured
+    floats = prompt_ceiling(locate_model(artifacts["f16"]), RATE, threads=1, tokens=16)
+    assert floats is not None
+    each = floats.operations_per_token.value
+    assert each is not None
+    assert floats.ceiling_tokens_per_second.value == pytest.approx(measured.value / each)
+    assert floats.share_of_float32_rate.value == pytest.approx(100 * each / measured.value)
+    integers = prompt_ceiling(locate_model(artifacts["q8_0"]), RATE, threads=1, tokens=16)
+    assert integers is not None
+    assert integers.ceiling_tokens_per_second.value is None
+    assert "100% of the operations are products of 8-bit integers" in integers.ceiling_tokens_per_second.source
+    assert integers.share_of_float32_rate.value == floats.share_of_float32_rate.value
+    assert prompt_ceiling(locate_model(tiny_checkpoint), RATE, threads=1, tokens=16) is None
