@@ -41,8 +41,11 @@ METRICS: Final[Mapping[str, str]] = {
 }
 """Metrics that are compared, by their name among a record's raw samples, with their units."""
 
-FEWEST_ROUNDS: Final = 6
-"""Below this there is no 95% interval of signed ranks."""
+SIGNIFICANCE: Final = 0.01
+"""A difference is one at this p-value. At the usual 5% a gate that runs every day would cry wolf every third week."""
+
+FEWEST_ROUNDS: Final = 8
+"""Below this no signed ranks are that rare: the least p-value of n rounds is 2 / 2^n."""
 
 MAX_CLOCK_DIFFERENCE: Final = 0.1
 """Results whose processors' mean clocks differ by more than this fraction aren't compared."""
@@ -50,7 +53,6 @@ MAX_CLOCK_DIFFERENCE: Final = 0.1
 MAX_TEMPERATURE_DIFFERENCE: Final = 15.0
 """Degrees Celsius between the hottest sensors, beyond which results aren't compared."""
 
-_P: Final = 0.05
 Bench = Callable[[str, BenchOptions], BenchRecord]
 Rounds = list[list[float]]
 """Samples of one metric: a list for each round (a process)."""
@@ -281,7 +283,7 @@ def _comparison(
     name: str, first: Sequence[float], second: Sequence[float], ratio: Figure, p: float | None, ranks: float | None
 ) -> MetricComparison:
     """Return the comparison; a difference is one when the test and the interval agree on it."""
-    differs = p is not None and p <= _P and ratio.ci95 is not None and not ratio.ci95[0] <= 1 <= ratio.ci95[1]
+    differs = p is not None and p <= SIGNIFICANCE and ratio.ci95 is not None and not ratio.ci95[0] <= 1 <= ratio.ci95[1]
     verdict: Verdict = "no difference shown"
     if differs and name.endswith("_bytes"):
         verdict = "larger" if (ratio.value or 0) > 1 else "smaller"

@@ -131,7 +131,8 @@ def clock_seconds() -> float:
 
 
 def make_files(checkpoint: Path, out: Path) -> dict[str, Path]:
-    """Export and quantise; return file name -> folder or file."""
+    """Export and quantise what isn't in ``out`` yet; return file name -> folder or file."""
+    out.mkdir(parents=True, exist_ok=True)
     edgestill = [sys.executable, "-m", "edgestill.cli"]
     for words in (
         ["export", checkpoint, "--format", "gguf", "--precision", "f16"],
@@ -140,23 +141,31 @@ def make_files(checkpoint: Path, out: Path) -> dict[str, Path]:
         ["export", checkpoint, "--format", "onnx", "--precision", "int8"],
         ["export", checkpoint, "--format", "onnx", "--precision", "int4"],
     ):
+        if (out / f"{words[3]}-{words[5]}" / "artifact.json").is_file():
+            continue
         command = [*edgestill, *map(str, words), "--no-parity", "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True)
-    source = next((out / "gguf-f16").glob("*.gguf"))
-    command = [*edgestill, "quantize", str(source), "--to", "q4_0", "--out", str(out)]
-    subprocess.run([*command, "--no-parity"], check=True, capture_output=True)
+    if not (out / "gguf-q4_0" / "artifact.json").is_file():
+        source = next((out / "gguf-f16").glob("*.gguf"))
+        command = [*edgestill, "quantize", str(source), "--to", "q4_0", "--out", str(out)]
+        subprocess.run([*command, "--no-parity"], check=True, capture_output=True)
     return {folder.name: next(folder.glob("*.gguf"), folder) for folder in sorted(out.iterdir()) if folder.is_dir()}
+
+
+def checkpoints(scratch: Path) -> dict[str, Path]:
+    """Return the checkpoints by size: the random one is to be made."""
+    return {"135M": scratch / "checkpoint-135M", **({"260K": STORIES} if STORIES.is_dir() else {})}
 
 
 def ratio(pairs: list[tuple[float, float]], source: str) -> Figure:
     return Figure.median([mine / other for mine, other in pairs], "ratio", source)
 
 
-def compare(name: str, model: Path, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+def compare(name: str, model: Path, threads: int, rounds: int, options: argparse.Namespace) -> dict[str, Any]:
     """Measure ours and the peer in turn; return ratios by metric and every rate."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     peer = "llama-bench" if model.suffix == ".gguf" else "genai"
-    for number in range(options.rounds):
+    for number in range(rounds):
         rates = {}
         for who in ("ours", peer) if number % 2 else (peer, "ours"):
             if who == "llama-bench":
@@ -187,6 +196,7 @@ def main() -> int:
     parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--small-rounds", type=int, default=25, help="for the small model: two processes differ more")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--scratch", type=Path, help="keeps the files that are made, and takes those that are there")
     parser.add_argument("--only", default="", help="files whose name has this in it")
@@ -205,18 +215,16 @@ def main() -> int:
     clock = clock_seconds()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = options.scratch or Path(temporary)
-        checkpoints = {"135M": scratch / "checkpoint-135M", **({"260K": STORIES} if STORIES.is_dir() else {})}
-        for size, checkpoint in checkpoints.items():
+        for size, checkpoint in checkpoints(scratch).items():
             if not checkpoint.is_dir():
                 prefix.make_checkpoint(checkpoint)
-            out = scratch / size
-            out.mkdir(parents=True, exist_ok=True)
-            for file, model in make_files(checkpoint, out).items():
+            rounds = options.small_rounds if checkpoint == STORIES else options.rounds
+            for file, model in make_files(checkpoint, scratch / size).items():
                 name = f"{size} {file}"
                 if options.only not in name:
                     continue
                 for threads in options.threads:
-                    found = results[f"{name}, {threads} threads"] = compare(name, model, threads, options)
+                    found = results[f"{name}, {threads} threads"] = compare(name, model, threads, rounds, options)
                     missed += [
                         f"{name}, {threads} threads, {metric}: {one['ratio']['value']:.3f}"
                         for metric, one in found.items()

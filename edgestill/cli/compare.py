@@ -31,7 +31,7 @@ def compare(
     ] = None,
     width: Annotated[str, typer.Option(help="Run until the ratio is known this well.")] = "2%",
     max_seconds: Annotated[float, typer.Option(min=1, help="Start no further round after about this time.")] = 120.0,
-    min_rounds: Annotated[int, typer.Option(min=6, help="Rounds (a process of each) that are run at least.")] = 10,
+    min_rounds: Annotated[int, typer.Option(min=8, help="Rounds (a process of each) that are run at least.")] = 10,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Counted repetitions in each process.")] = 5,
