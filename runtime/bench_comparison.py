@@ -2,13 +2,17 @@
 
 A process has its own luck for as long as it lives: which pages are huge, where the weights lie, what the neighbours
 do. Two processes of one build may differ by a tenth, however often each repeats. The unit of a comparison is therefore
-a process, not a repetition: a round is one process of each model, one after the other, the order changing from round
-to round, and rounds are compared in pairs.
+a process, not a repetition: a round is one process of each model, one after the other; rounds are compared in pairs.
+
+Which of them comes first is drawn by lot in each round. Whatever the machine did meanwhile, had the models been the
+same the other order would have been as likely, and with it the opposite difference: so the p-value of the signed ranks
+holds by the draw (Fisher, The Design of Experiments, 1935), not by an assumption about the machine's noise.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +69,7 @@ class CompareOptions:
     ``bench`` is what a process does. Rounds are added until the 95% interval of the ``metric``'s ratio is at most
     ``width`` wide on either side (a fraction), but for at least ``min_rounds``, at most ``max_rounds``, and about
     ``max_seconds``. The width, not the answer, ends it: stopping when a difference shows would find one by chance.
+    ``seed`` draws who comes first in each round (None: another one each time).
     """
 
     bench: BenchOptions = field(default_factory=lambda: BenchOptions(repetitions=5))
@@ -73,6 +78,7 @@ class CompareOptions:
     min_rounds: int = 10
     max_rounds: int = 100
     max_seconds: float = 120.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -103,11 +109,11 @@ def compare_in_turn(
         for model in (first, second):
             locate_model(model)  # a misspelt one is found before the other runs
     environment = describe_environment()
-    begun, done = time.monotonic(), 0
+    begun, done, lots = time.monotonic(), 0, random.Random(options.seed)
     records: tuple[list[BenchRecord], list[BenchRecord]] = ([], [])
     with progress.task(f"comparing {first} and {second}", options.max_rounds, "rounds") as task:
         while done < options.max_rounds:
-            for side in (0, 1) if done % 2 == 0 else (1, 0):
+            for side in (0, 1) if lots.random() < 0.5 else (1, 0):
                 records[side].append(bench((first, second)[side], options.bench))
             done += 1
             task.advance()

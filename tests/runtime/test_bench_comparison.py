@@ -61,7 +61,7 @@ def noisy(slowdown: float, seed: int) -> Callable[..., BenchRecord]:
 
 
 def compared(slowdown: float, seed: int) -> CompareDocument:
-    return compare_in_turn("first", "second", CompareOptions(max_rounds=20), bench=noisy(slowdown, seed))
+    return compare_in_turn("first", "second", CompareOptions(max_rounds=20, seed=seed), bench=noisy(slowdown, seed))
 
 
 def test_a_build_seldom_differs_from_itself() -> None:
@@ -71,6 +71,18 @@ def test_a_build_seldom_differs_from_itself() -> None:
     )  # 1%, and three standard errors
     by_chance = sum((find(document.metrics, "answer_seconds").p_value or 0) <= 0.05 for document in documents)
     assert 1 <= by_chance <= 18  # 5% likewise: the p-value is what it says
+
+
+def test_what_comes_second_is_at_a_disadvantage_and_that_shows_as_no_difference() -> None:
+    def bench(model: str, options: BenchOptions) -> BenchRecord:
+        order.append(model)
+        return record(model, [1.3 if len(order) % 2 == 0 else 1.0] * 3)
+
+    for seed in range(20):
+        order: list[str] = []
+        document = compare_in_turn("first", "second", CompareOptions(max_rounds=10, seed=seed), bench=bench)
+        assert document.verdict == "no difference shown"
+        assert set(order[::2]) == {"first", "second"}
 
 
 def test_a_tenth_slower_is_found_and_its_size_said() -> None:
