@@ -6,9 +6,10 @@ Benches stories260K of ../shared/data (where it is) and a random Llama of 135 mi
 q4_0 and as ONNX fp32, int8 and int4. Bytes are counted again by the ``gguf`` package's reader, or from the arrays of
 every initializer with its external data read by ``onnx``; keys and values from the checkpoint's configuration;
 operations by torch's counter of floating-point operations over a run of the checkpoint (an ONNX file whose heads are
-padded has more: there the ratio is printed only). Exit status 1 when a count is
-off by more than 1%, when a file that is larger than the last cache gets no share of the memory's ceiling, when one that
-isn't gets one, and when the large model never got one.
+padded has more: there the ratio is printed only).
+
+Exit status 1 when a count is off by more than 1%, when a file larger than the last cache gets no share of the memory's
+ceiling, when another one gets one, and when the large model never got one.
 """
 
 from __future__ import annotations

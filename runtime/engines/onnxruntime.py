@@ -33,7 +33,7 @@ from edgestill.runtime.model_source import ModelSource
 from edgestill.runtime.onnxruntime_arena import LoadTrace
 from edgestill.runtime.pagemap import anonymous_bytes
 
-_MAX_CHUNK: Final = 128  # a tenth faster than 512: what a layer hands to the next stays in the cache
+_MAX_CHUNK: Final = 128  # up to a tenth faster than 512: what a layer hands on stays in the cache
 _OUTPUT_FLOATS: Final = 1 << 23  # the graph computes every position's logits
 _ORIGINAL_CONTEXT_KEY: Final = "edgestill.longrope_original_context"  # as the export writes it
 _PADDED_MASK_KEY: Final = "edgestill.mask_may_end_in_zeros"  # likewise
