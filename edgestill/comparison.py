@@ -32,9 +32,10 @@ class CompareDocument(Document):
     """What ``compare`` prints: ``second`` measured against ``first``.
 
     ``decided_by`` is the metric of the verdict, one for all: of many metrics some would differ by chance.
-    ``in_turn``: both ran in this command, in processes that took turns; ``rounds`` are those of each. ``forced`` are
-    the reasons for which results from files can't be compared, when it was done all the same. ``raw`` has every
-    round's samples, by side and metric.
+    ``in_turn``: both ran in this command, in processes that took turns; ``alternately``: these lived at once and
+    answered in turn, not one after the other. ``rounds`` are the processes of each. ``forced`` are the reasons for
+    which results from files can't be compared, when it was done all the same. ``raw`` has every round's samples, by
+    side and metric.
     """
 
     schema_: Annotated[Literal["edgestill.compare/1"], Field(alias="schema")] = "edgestill.compare/1"
@@ -42,6 +43,7 @@ class CompareDocument(Document):
     first: str
     second: str
     in_turn: bool
+    alternately: bool = False
     rounds: int
     decided_by: str
     verdict: Verdict

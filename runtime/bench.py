@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from edgestill.figure import Figure
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.bench_more import measure_more
 from edgestill.runtime.bench_options import DEFAULT_OPTIONS, BenchOptions, options_json
-from edgestill.runtime.bench_process import WorkerRun, run_worker
+from edgestill.runtime.bench_process import WorkerRun, turns_of_bench
 from edgestill.runtime.engine_options import KV_BYTES
 from edgestill.runtime.heat_record import heat_record
 from edgestill.runtime.intervals import mean_figure, outliers, quantile_figure, quantile_ranks, tail_figure
@@ -25,6 +25,7 @@ from edgestill.runtime.model_source import ModelSource, locate_model
 from edgestill.runtime.moments import moments_of
 from edgestill.runtime.phases import phases_record
 from edgestill.runtime.roofline import prompt_ceiling, roofline
+from edgestill.turns import finish
 
 WIDE_SPREAD: Final = 0.10
 """Above this interquartile range over median, a record warns that its times are unsteady."""
@@ -78,9 +79,24 @@ def bench_model(
     ``keep_finished``, repetitions that had finished become the record, and its ``failure`` says how it ended; after
     Ctrl-C the record comes inside of :class:`BenchInterrupted`.
     """
+    return finish(bench_turns(model, options, in_turn=False, keep_finished=keep_finished, progress=progress))
+
+
+def bench_turns(
+    model: str | Path,
+    options: BenchOptions,
+    *,
+    in_turn: bool = True,
+    keep_finished: bool = False,
+    progress: Progress = SILENT,
+) -> Generator[None, None, BenchRecord]:
+    """Do as :func:`bench_model`, a turn at a time: after loading and after each repetition the process waits.
+
+    Its time limit goes on meanwhile.
+    """
     source = locate_model(model)
     size = source.size_bytes
-    run = _measure(model, options, None, options.new_tokens, progress, keep_finished)
+    run = yield from _measure(model, options, None, options.new_tokens, progress, keep_finished, in_turn)
     repetitions = len(run.times)
     gaps = [gap for times in run.times for gap in times["inter_token_seconds"]]
     prefill = [times["prompt_tokens"] / times["prefill_seconds"] for times in run.times]
@@ -99,6 +115,7 @@ def bench_model(
         "decode_tokens_per_second": decode,
         "pss_bytes": [value for value in run.pss if value is not None],
         **_optional("pss_before_load_bytes", run.loaded["pss_before"]),
+        **_optional("peak_rss_bytes", None if run.finished is None else run.finished["peak_rss"]),
         **({"warmup_answer_seconds": [float(times["answer_seconds"]) for times in run.warm]} if run.warm else {}),
         **heat.raw,
     }
@@ -176,7 +193,7 @@ def bench_answers(
     """
     if not prompts:
         raise InputError("no prompts to answer; give at least one")
-    run = _measure(model, options, prompts, max_new_tokens, progress)
+    run = finish(_measure(model, options, prompts, max_new_tokens, progress))
     source = (
         f"{len(prompts)} prompts, {options.repetitions} times each, "
         f"in one fresh process after {options.warmup} warm-ups"
@@ -201,7 +218,8 @@ def _measure(
     new_tokens: int,
     progress: Progress,
     keep_finished: bool = False,
-) -> WorkerRun:
+    in_turn: bool = False,
+) -> Generator[None, None, WorkerRun]:
     request: dict[str, object] = {
         "model": str(model),
         "engine": options.engine,
@@ -218,10 +236,11 @@ def _measure(
         "max_seconds": options.max_seconds,
         "phases": options.phases and prompts is None,
         "gate_seconds": options.gate_seconds,
+        "in_turn": in_turn,
         "prompts": None if prompts is None else [_prompt_json(prompt) for prompt in prompts],
     }
     rounds = options.warmup + options.repetitions * (1 if prompts is None else len(prompts))
-    return run_worker(
+    return turns_of_bench(
         request,
         rounds=rounds,
         timeout_seconds=options.timeout_seconds,

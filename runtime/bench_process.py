@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from edgestill.errors import EdgestillError
 from edgestill.progress import SILENT, Progress
-from edgestill.runtime.worker import Event, run_in_worker
+from edgestill.runtime.worker import Event, turns_of_worker
 
 _WORKER: Final = "edgestill.runtime.bench_worker"
 
@@ -60,7 +60,7 @@ class WorkerRun:
         return kind in ("warm", "repetition")
 
 
-def run_worker(
+def turns_of_bench(
     request: Mapping[str, object],
     *,
     rounds: int,
@@ -68,11 +68,11 @@ def run_worker(
     keep_finished: bool = False,
     progress: Progress = SILENT,
     worker: str | None = None,
-) -> WorkerRun:
-    """Start a worker (None: ours), give it ``request``, and return what it said.
+) -> Generator[None, None, WorkerRun]:
+    """Start a worker (None: ours), give it ``request``, and return what it said; stop at the end of each turn it takes.
 
     ``rounds`` is how many warm-ups and repetitions to expect, for the progress bar. Raises as
-    :func:`edgestill.runtime.worker.run_in_worker`, naming the finished repetitions; with ``keep_finished`` only when
+    :func:`edgestill.runtime.worker.turns_of_worker`, naming the finished repetitions; with ``keep_finished`` only when
     there are none, else the run's ``failure`` says it. Ctrl-C then ends the run too: ``interrupted`` says so.
     """
     model = request["model"]
@@ -84,7 +84,7 @@ def run_worker(
                 under_way.advance()
 
         try:
-            run_in_worker(
+            yield from turns_of_worker(
                 worker or _WORKER,
                 request,
                 take,

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,7 @@ from edgestill.runtime.model_source import Kind, ModelSource, locate_model
 from edgestill.runtime.moments import IMPORTED, LOADED, START, TOKENIZER, WARM, MemoryLog
 from edgestill.runtime.repetition_watch import RepetitionWatch
 from edgestill.runtime.stopping import median_known, settled
-from edgestill.runtime.worker import Emit, serve_request
+from edgestill.runtime.worker import Emit, end_turn, serve_request
 from edgestill.storage import sha256_json
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MOST_WARM_UPS: Final = 20
 _PSS_INTERVAL: Final = 0.25  # seconds
+_REST: Final = 0.01  # seconds: the other process's pool of threads spins on for some milliseconds before it sleeps
 _PACKAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
     "transformers": ("torch", "transformers"),
     "gguf": ("llama_cpp",),
@@ -96,6 +97,9 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
                 "pss": read_memory().pss,
             }
         )
+        others = _OtherProcesses()
+        next_turn = _turns(request, emit, others)
+        next_turn()
         prompts, new_tokens, ignore_eos = _workload(request, session, emit)
         watch = RepetitionWatch(float(request.get("gate_seconds", 0.0)), _busy_seconds)
         before_each = _context(request, session)
@@ -104,8 +108,9 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             times = _answer(session, before_each, prompts[len(warm) % len(prompts)], new_tokens, ignore_eos)
             warm.append(float(times["answer_seconds"]))
             emit({"event": "warm", "times": times, "pss": read_memory().pss})
+            next_turn()
         log.take(WARM, engine)
-        others = _OtherProcesses()
+        others.begin()
         pss, sampled = read_memory().pss, time.perf_counter()
         begun, answered = sampled, list[float]()
         for prompt in _rounds(prompts, request, answered, begun):
@@ -117,6 +122,7 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
             if time.perf_counter() - sampled > _PSS_INTERVAL:
                 pss, sampled = read_memory().pss, time.perf_counter()
             emit({"event": "repetition", "times": times, "pss": pss, "met": met})
+            next_turn()
         cores, memory = others.cores(), read_memory()
         held = log.close(engine)
         if request["phases"]:
@@ -132,6 +138,19 @@ def serve(request: Mapping[str, Any], emit: Emit) -> None:
         )
     finally:
         session.close()
+
+
+def _turns(request: Mapping[str, Any], emit: Emit, others: _OtherProcesses) -> Callable[[], None]:
+    """Return what ends a turn: nothing where the request doesn't want it done by turns."""
+
+    def next_turn() -> None:
+        if request["in_turn"]:
+            others.pause()  # the one whose turn it is isn't another load
+            end_turn(emit)
+            time.sleep(_REST)
+            others.go_on()
+
+    return next_turn
 
 
 def _still_warming(request: Mapping[str, Any], warm: Sequence[float]) -> bool:
@@ -227,19 +246,33 @@ def _answer(session: Session, before: list[int], prompt: Any, new_tokens: int, i
 
 
 class _OtherProcesses:
-    """Counts the cores that other processes keep busy, from the kernel's CPU time since construction."""
+    """Counts the cores that other processes keep busy, from the kernel's CPU time, pauses left out."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._seconds = self._others = 0.0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Count on after a pause."""
         self._started = time.perf_counter()
         self._busy, self._own = _busy_seconds(), time.process_time()
 
+    def pause(self) -> None:
+        """Leave out what comes until ``go_on``."""
+        busy, own = _busy_seconds(), time.process_time()
+        self._seconds += time.perf_counter() - self._started
+        if busy is not None and self._busy is not None:
+            self._others += (busy - self._busy) - (own - self._own)
+
     def cores(self) -> float | None:
         """Return the mean number of cores kept busy by others; None where the kernel doesn't count."""
-        busy, own = _busy_seconds(), time.process_time()
-        if busy is None or self._busy is None:
-            return None
-        seconds = time.perf_counter() - self._started
-        return max(0.0, (busy - self._busy) - (own - self._own)) / seconds
+        self.pause()
+        self.go_on()
+        return None if self._busy is None else max(0.0, self._others) / self._seconds
 
 
 def _busy_seconds() -> float | None:

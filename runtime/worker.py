@@ -2,6 +2,8 @@
 
 Whatever a library prints there goes to stderr, whose last line is shown when the worker dies. A model that
 takes the process down takes nothing else with it, and the memory of the process is the model's own.
+
+A worker may do its work by turns (see :func:`turns_of_worker`), so that two of them share a machine in fair parts.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import IO, Any, Final
 
 from edgestill import errors
@@ -26,10 +28,11 @@ Event = Mapping[str, Any]
 Emit = Callable[[Mapping[str, object]], None]
 
 _STDERR_TAIL: Final = 4096
+_TURN: Final = "turn"
 
 
 def serve_request(serve: Callable[[Mapping[str, Any], Emit], None]) -> int:
-    """In the worker: read the request from stdin and serve it; return the exit status."""
+    """In the worker: read the request from stdin's first line and serve it; return the exit status."""
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -38,7 +41,7 @@ def serve_request(serve: Callable[[Mapping[str, Any], Emit], None]) -> int:
         protocol.flush()
 
     try:
-        serve(json.load(sys.stdin), emit)
+        serve(json.loads(sys.stdin.readline()), emit)
     except EdgestillError as error:
         emit({"event": "error", "type": type(error).__name__, "message": str(error)})
         return error.exit_status
@@ -47,6 +50,12 @@ def serve_request(serve: Callable[[Mapping[str, Any], Emit], None]) -> int:
         emit({"event": "error", "type": "StageError", "message": said})
         return StageError.exit_status
     return 0
+
+
+def end_turn(emit: Emit) -> None:
+    """In the worker: let the other side work, and return when it is this one's turn again."""
+    emit({"event": _TURN})
+    sys.stdin.readline()
 
 
 def run_in_worker(
@@ -64,6 +73,27 @@ def run_in_worker(
     Raises StageError when the worker dies, ends without ``finished`` or runs past ``timeout_seconds``,
     naming ``what`` was done, the signal and what was ``reached``; and the worker's own error when it
     reports one.
+    """
+    for _ in turns_of_worker(
+        module, request, handle, what=what, reached=reached, timeout_seconds=timeout_seconds, cure=cure
+    ):
+        pass
+
+
+def turns_of_worker(
+    module: str,
+    request: Mapping[str, object],
+    handle: Callable[[Event], None],
+    *,
+    what: str,
+    reached: Callable[[], str],
+    timeout_seconds: float | None = None,
+    cure: str = "give a longer timeout",
+) -> Generator[None]:
+    """Do as :func:`run_in_worker`, but stop where the worker ends a turn (:func:`end_turn`) until asked to go on.
+
+    The worker starts with the first turn; it waits, without work, from the end of one to the start of the next. It is
+    ended when the generator is closed.
     """
     finished = False
 
@@ -95,7 +125,7 @@ def run_in_worker(
             if timer is not None:
                 timer.daemon = True
                 timer.start()
-            _converse(process, request, take, what)
+            yield from _converse(process, request, take, what)
             status = process.wait()
         finally:
             if timer is not None:
@@ -109,15 +139,15 @@ def run_in_worker(
 
 def _converse(
     process: subprocess.Popen[bytes], request: Mapping[str, object], take: Callable[[Event], None], what: str
-) -> None:
-    """Send the request and take the worker's lines until it closes its stdout; raise the error it reports."""
+) -> Generator[None]:
+    """Send the request and take the worker's lines until it closes its stdout, yielding at the end of its turns.
+
+    Raises the error that it reports.
+    """
     if process.stdin is None or process.stdout is None:
         raise StageError(f"{what}: the worker has no pipes")
-    try:
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()
-    except BrokenPipeError:
-        return  # it died before reading: its exit status says why
+    if not _send(process.stdin, json.dumps(request)):
+        return
     for line in process.stdout:
         try:
             event = json.loads(line)
@@ -125,7 +155,22 @@ def _converse(
             continue  # a line cut short by a kill
         if event["event"] == "error":
             raise _worker_error(event)
-        take(event)
+        if event["event"] != _TURN:
+            take(event)
+            continue
+        yield
+        if not _send(process.stdin, ""):
+            return
+
+
+def _send(pipe: IO[bytes], line: str) -> bool:
+    """Write a line to the worker; return False where it is dead, whose exit status says why."""
+    try:
+        pipe.write(f"{line}\n".encode())
+        pipe.flush()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _worker_error(event: Event) -> EdgestillError:

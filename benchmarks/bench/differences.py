@@ -17,13 +17,13 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from edgestill.bench_results import BenchRecord
 from edgestill.figure import Figure
-from edgestill.runtime.bench import bench_model
-from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find
+from edgestill.runtime.bench_comparison import CompareOptions, bench_alternately, compare_in_turn, find
 from edgestill.runtime.bench_options import BenchOptions
 
 HERE = Path(__file__).resolve().parent
@@ -43,10 +43,14 @@ def work(seed: int) -> None:
         time.sleep(draw.expovariate(1 / 1.5))
 
 
-def bench_either(model: str, options: BenchOptions) -> BenchRecord:
-    """Bench a model; one marked ``slow#`` by the slow worker."""
-    worker = "slow_worker" if model.startswith(SLOW) else None
-    return bench_model(model.removeprefix(SLOW), replace(options, worker=worker))
+def bench_either(models: Sequence[tuple[str, BenchOptions]]) -> list[BenchRecord]:
+    """Bench models as ``compare`` does, those marked ``slow#`` by the slow worker."""
+    return bench_alternately(
+        [
+            (model.removeprefix(SLOW), replace(options, worker="slow_worker" if model.startswith(SLOW) else None))
+            for model, options in models
+        ]
+    )
 
 
 def compared(model: str, second: str, options: CompareOptions, what: str) -> str:
@@ -81,9 +85,7 @@ def main() -> int:
         work(options.work)
     os.environ["EDGESTILL_SLOWDOWN"] = str(options.slowdown)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-    bench = BenchOptions(
-        prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens, threads=options.threads, repetitions=5
-    )
+    bench = BenchOptions(prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens, threads=options.threads)
     others = [subprocess.Popen([sys.executable, __file__, "--work", str(seed)]) for seed in range(options.load)]
     try:
         within = CompareOptions(bench=bench, max_seconds=options.same_seconds)

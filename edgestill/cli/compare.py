@@ -22,7 +22,7 @@ def compare(
         str,
         typer.Option(
             help="What decides: answer_seconds, ttft_seconds, prefill_tokens_per_second, decode_tokens_per_second, "
-            "load_seconds or pss_bytes."
+            "load_seconds, peak_rss_bytes or pss_bytes."
         ),
     ] = "answer_seconds",
     fail_if_slower: Annotated[
@@ -34,7 +34,9 @@ def compare(
     min_rounds: Annotated[int, typer.Option(min=8, help="Rounds (a process of each) that are run at least.")] = 10,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Counted repetitions in each process.")] = 5,
+    repetitions: Annotated[
+        int | None, typer.Option(min=1, help="Counted repetitions in each process (default: 5 to 25, by their time).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the cores this may use).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Compare results of different conditions.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -46,14 +48,9 @@ def compare(
     from pathlib import Path
 
     from edgestill.errors import GateError, InputError
-    from edgestill.runtime.bench_comparison import (
-        CompareOptions,
-        compare_in_turn,
-        compare_results,
-        find,
-        slower_by,
-    )
+    from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find, slower_by
     from edgestill.runtime.bench_options import BenchOptions
+    from edgestill.runtime.result_comparison import compare_results
 
     limit = None if fail_if_slower is None else fraction("--fail-if-slower", fail_if_slower)
     stored = [text.rpartition("#")[0].endswith(".json") or text.endswith(".json") for text in (first, second)]
@@ -63,9 +60,8 @@ def compare(
         document = compare_results(Path(first), Path(second), metric=metric, force=force)
     else:
         options = CompareOptions(
-            bench=BenchOptions(
-                prompt_tokens=prompt_tokens, new_tokens=new_tokens, repetitions=repetitions, threads=threads
-            ),
+            bench=BenchOptions(prompt_tokens=prompt_tokens, new_tokens=new_tokens, threads=threads),
+            repetitions=repetitions,
             metric=metric,
             width=fraction("--width", width),
             min_rounds=min_rounds,
