@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,14 +31,18 @@ def last_level_cache(cpu: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> 
     return max(sizes, default=None)
 
 
-def read_bandwidth(threads: int, memory_bytes: int = 0, cache_bytes: int | None = None) -> Figure:
+def read_bandwidth(
+    threads: int, memory_bytes: int = 0, cache_bytes: int | None = None, read_bytes: float = math.inf
+) -> Figure:
     """Measure how many bytes a second ``threads`` threads read together, each its own part of one large array.
 
-    The array is four times the last cache, at least 64 MiB and at most an eighth of the memory; the kernel is numpy's
-    sum of 64-bit words, the fastest reader of those that numpy has (its maximum of bytes stays a sixth below it). The
-    value is the best of seven passes, as what is wanted is a ceiling.
+    The array is as large as what is read over and over, ``read_bytes``: of twice the last cache a part is still found
+    in it at every pass, which makes no ceiling for a larger one, nor a larger one's for it. Beyond four times the last
+    cache (and 64 MiB) size makes no difference any more, and there it ends; also at an eighth of the memory. The kernel
+    is numpy's sum of 64-bit words, the fastest reader of those that numpy has (its maximum of bytes stays a sixth below
+    it). The value is the best of seven passes, as what is wanted is a ceiling.
     """
-    size = max(_LEAST_BYTES, 4 * (cache_bytes or 0))
+    size = int(min(read_bytes, max(_LEAST_BYTES, 4 * (cache_bytes or 0))))
     if memory_bytes:
         size = min(size, max(memory_bytes // 8, 1 << 20))
     parts = np.array_split(np.ones(size // 8, np.uint64), threads)

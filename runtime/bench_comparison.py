@@ -57,6 +57,9 @@ _FIRST: Final = 5
 _MOST: Final = 25
 """Repetitions of the first round, and of any."""
 
+_IN_TIME: Final = 0.9
+"""Rounds are planned to end in this part of the time: a machine may become slower."""
+
 _ROOM: Final = 2.5
 _BASE: Final = 1 << 30
 """Two models live at once where memory has 2.5 times their files (a repacked copy, cache, buffers), and this much."""
@@ -73,11 +76,11 @@ class CompareOptions:
     """How two models are compared.
 
     ``bench`` is what a process does, but for its ``repetitions``: these are this class's, or where None 5 in the first
-    round and then so many (5 to 25) that the answers take twice as long as all that goes before them. Rounds are added
-    until the 95% interval of the ``metric``'s ratio is at most ``width`` wide on either side (a fraction), but for at
-    least ``min_rounds``, at most ``max_rounds``, and about ``max_seconds``. The width, not the answer, ends it:
-    stopping when a difference shows would find one by chance.
-    ``seed`` draws who comes first in each round (None: another one each time).
+    round and then so many (5 to 25) that the answers take twice as long as all that goes before them, if time is left
+    for the least rounds. Rounds are added until the 95% interval of the ``metric``'s ratio is at most ``width`` wide on
+    either side (a fraction), but for at least ``min_rounds``, at most ``max_rounds``, and about ``max_seconds``. The
+    width, not the answer, ends it: stopping when a difference shows would find one by chance. ``seed`` draws who comes
+    first in each round (None: another one each time).
     """
 
     bench: BenchOptions = DEFAULT_OPTIONS
@@ -135,11 +138,11 @@ def compare_in_turn(
             task.advance()
             if done == 1:
                 _check_measured(options.metric, shared_metrics(_raw(records, alternately)))
-                if options.repetitions is None:
-                    each = replace(each, repetitions=_repetitions(measured, time.monotonic() - begun, options))
+            seconds = time.monotonic() - begun
+            if options.repetitions is None:
+                each = replace(each, repetitions=_repetitions(records, seconds, options))
             if done < options.min_rounds:
                 continue
-            seconds = time.monotonic() - begun
             if (
                 seconds + seconds / done > options.max_seconds
                 or _half_width(_raw(records, alternately), options, alternately) <= options.width
@@ -164,12 +167,14 @@ def compare_in_turn(
     )
 
 
-def _repetitions(records: Sequence[BenchRecord], seconds: float, options: CompareOptions) -> int:
-    """Return how often to repeat after a first round of so many seconds, that the least rounds end well in time."""
-    answers = sum(sum(record.raw["answer_seconds"]) for record in records)
-    once, before = answers / _FIRST, seconds - answers
-    in_time = (0.75 * options.max_seconds / options.min_rounds - before) / once
-    return min(max(_FIRST, round(min(2 * before / once, in_time))), _MOST)
+def _repetitions(records: Sequence[Sequence[BenchRecord]], seconds: float, options: CompareOptions) -> int:
+    """Return how often to repeat in the next round, so many seconds after the first began."""
+    answers = [record.raw["answer_seconds"] for side in records for record in side]
+    done, spent = len(records[0]), sum(map(sum, answers))
+    once, before = 2 * spent / sum(map(len, answers)), (seconds - spent) / done
+    left = _IN_TIME * options.max_seconds - seconds
+    in_time = left / max(options.min_rounds - done, 1)
+    return min(max(_FIRST, round(min(2 * before, in_time - before) / once)), _MOST)
 
 
 def bench_alternately(models: Sequence[tuple[str, BenchOptions]]) -> list[BenchRecord]:

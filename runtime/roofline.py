@@ -52,7 +52,7 @@ def roofline(
             ceiling_tokens_per_second=missing("tokens/s", why),
             share_of_ceiling=missing("fraction", why),
         )
-    bandwidth = read_bandwidth(threads, usable_memory(), cache)
+    bandwidth = read_bandwidth(threads, usable_memory(), cache, moved)
     ceiling = (bandwidth.value or 0.0) / moved
     derived = "read bandwidth / bytes per token"
     share = None if decode.value is None or not ceiling else decode.value / ceiling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,9 @@ from edgestill.comparison import CompareDocument
 from edgestill.errors import InputError
 from edgestill.figure import Figure
 from edgestill.runtime import bench_comparison
-from edgestill.runtime.bench_comparison import (
-    CompareOptions,
-    compare_in_turn,
-    compare_results,
-    find,
-    incomparable,
-    slower_by,
-)
+from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find, slower_by
 from edgestill.runtime.bench_options import BenchOptions
+from edgestill.runtime.result_comparison import compare_results, incomparable
 
 MACHINE = Environment(
     cpu="cpu", cores=2, memory_bytes=1, system="Linux", python="3.11", versions={}, load_average=None,
@@ -41,23 +36,30 @@ def record(model: str, seconds: list[float], **changes: Any) -> BenchRecord:
         load_seconds=missing, ttft_seconds=missing, prefill_tokens_per_second=missing,
         decode_tokens_per_second=missing, inter_token_seconds=Latency(p50=missing, p90=missing),
         answer_seconds=missing, peak_pss_bytes=missing, peak_rss_bytes=missing, weights_bytes=missing, size_bytes=1,
-        raw={"answer_seconds": seconds, "decode_tokens_per_second": rates, "pss_bytes": [1e6, 2e6]},
+        raw={
+            "answer_seconds": seconds, "decode_tokens_per_second": rates, "pss_bytes": [1e6, 2e6],
+            "peak_rss_bytes": [2e6],
+        },
     ).model_copy(update={"prompt_sha256": "a" * 64, "model_sha256": "b" * 64, **changes})  # fmt: skip
 
 
-def noisy(slowdown: float, seed: int) -> Callable[..., BenchRecord]:
+def noisy(slowdown: float, seed: int) -> Callable[..., list[BenchRecord]]:
     """A machine whose speed drifts by a fifth, processes that differ by 3%, repetitions by 1%."""
     draw = np.random.default_rng(seed)
     calls = 0
 
-    def bench(model: str, options: BenchOptions) -> BenchRecord:
+    def one(model: str, options: BenchOptions) -> BenchRecord:
         nonlocal calls
         calls += 1
         drift = 1 + 0.2 * math.sin(calls / 7)
         process = drift * draw.normal(1, 0.03) * (1 + slowdown if model == "second" else 1)
         return record(model, [process * draw.normal(1, 0.01) for _ in range(options.repetitions)])
 
-    return bench
+    return each(one)
+
+
+def each(one: Callable[[str, BenchOptions], BenchRecord]) -> Callable[..., list[BenchRecord]]:
+    return lambda models: [one(model, options) for model, options in models]
 
 
 def compared(slowdown: float, seed: int) -> CompareDocument:
@@ -80,7 +82,7 @@ def test_what_comes_second_is_at_a_disadvantage_and_that_shows_as_no_difference(
 
     for seed in range(20):
         order: list[str] = []
-        document = compare_in_turn("first", "second", CompareOptions(max_rounds=10, seed=seed), bench=bench)
+        document = compare_in_turn("first", "second", CompareOptions(max_rounds=10, seed=seed), bench=each(bench))
         assert document.verdict == "no difference shown"
         assert set(order[::2]) == {"first", "second"}
 
@@ -96,22 +98,62 @@ def test_a_tenth_slower_is_found_and_its_size_said() -> None:
         rate = find(document.metrics, "decode_tokens_per_second")
         assert rate.verdict == "slower"
         assert slower_by(rate) == pytest.approx(0.1, abs=0.05)
-        assert find(document.metrics, "pss_bytes").verdict == "no difference shown"
+        assert find(document.metrics, "peak_rss_bytes").verdict == "no difference shown"
         assert document.in_turn
         assert len(document.raw["first"]["answer_seconds"]) == document.rounds
+
+
+def test_what_burdens_a_pair_of_neighbours_alike_does_not_count() -> None:
+    """Bursts double every answer while they last: 30% of pairs, one of which they leave in the middle."""
+    draw = np.random.default_rng(0)
+
+    def bench(models: list[tuple[str, BenchOptions]]) -> list[BenchRecord]:
+        times: list[list[float]] = [[], []]
+        for _ in range(models[0][1].repetitions):
+            burst = 2.0 if draw.random() < 0.3 else 1.0
+            after = 2.0 if draw.random() < 0.05 else burst
+            for side, load in ((0, burst), (1, after)):
+                slower = 1.05 if models[side][0] == "second" else 1.0
+                times[side].append(load * slower * draw.normal(1, 0.01))
+        return [record(model, of_side) for (model, _), of_side in zip(models, times, strict=True)]
+
+    document = compare_in_turn("first", "second", CompareOptions(max_rounds=12, repetitions=15), bench=bench)
+    ratio = find(document.metrics, "answer_seconds").ratio
+    assert document.verdict == "slower"
+    assert ratio.value == pytest.approx(1.05, abs=0.01)
+    assert ratio.ci95 is not None
+    assert ratio.ci95[1] - ratio.ci95[0] < 0.02
+
+
+def test_repetitions_are_chosen_by_their_time() -> None:
+    asked: list[int] = []
+
+    def bench(models: list[tuple[str, BenchOptions]]) -> list[BenchRecord]:
+        asked.append(models[0][1].repetitions)
+        time.sleep(0.06 + 0.002 * asked[-1])  # what goes before the answers, and they
+        return [record(model, [0.001] * options.repetitions) for model, options in models]
+
+    compare_in_turn("first", "second", CompareOptions(min_rounds=8, max_rounds=8, seed=0), bench=bench)
+    assert asked == [5] + [25] * 7
+    asked.clear()
+    compare_in_turn("first", "second", CompareOptions(repetitions=3, min_rounds=8, max_rounds=8), bench=bench)
+    assert asked == [3] * 8
+    asked.clear()
+    compare_in_turn("first", "second", CompareOptions(min_rounds=8, max_rounds=8, max_seconds=0.7), bench=bench)
+    assert 5 <= asked[-1] < 25  # more wouldn't leave time for eight rounds
 
 
 def test_rounds_end_when_the_ratio_is_known_well() -> None:
     def bench(model: str, options: BenchOptions) -> BenchRecord:
         return record(model, [1.0, 1.0, 1.0])
 
-    document = compare_in_turn("first", "second", bench=bench)
+    document = compare_in_turn("first", "second", bench=each(bench))
     assert document.rounds == 10
     assert document.verdict == "no difference shown"
     assert document.warnings == ()
     with pytest.raises(InputError, match="compare by answer_seconds"):
         compare_in_turn(
-            "first", "second", CompareOptions(metric="load_seconds", min_rounds=8, max_rounds=8), bench=bench
+            "first", "second", CompareOptions(metric="load_seconds", min_rounds=8, max_rounds=8), bench=each(bench)
         )
 
 
@@ -186,18 +228,33 @@ def test_results_of_equal_conditions_are_compared(tmp_path: Path, capsys: pytest
     assert "not a bench result" in capsys.readouterr().err
 
 
-def test_two_models_are_run_in_turn(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models_are_run_in_turn(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("llama_cpp")
     from edgestill.artifact import Checkpoint
     from edgestill.export import export_checkpoint
 
     model = str(export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path).model_path)
     options = ["--min-rounds", "8", "--max-seconds", "1", "--prompt-tokens", "8", "--new-tokens", "4", "--json"]
-    assert status(["compare", model, model, "--repetitions", "1", *options]) == 0
+    command = ["compare", model, model, "--repetitions", "2", *options]
+    assert status(command) == 0
     document = CompareDocument.model_validate_json(capsys.readouterr().out)
     assert document.rounds == 8
-    assert {one.metric for one in document.metrics} == set(bench_comparison.METRICS)
+    assert document.alternately
+    assert {one.metric for one in document.metrics} == set(bench_comparison.METRICS) - {"pss_bytes"}
     assert all(one.ratio.ci95 is not None for one in document.metrics)
+    assert not any("keep" in warning or "one after the other" in warning for warning in document.warnings)
+    # Of a file that both map, two processes at once count half each: where PSS decides they run one after the other.
+    assert status([*command, "--metric", "pss_bytes"]) == 0
+    document = CompareDocument.model_validate_json(capsys.readouterr().out)
+    assert not document.alternately
+    assert {one.metric for one in document.metrics} == set(bench_comparison.METRICS)
+    monkeypatch.setattr(bench_comparison, "usable_memory", lambda: 1 << 20)
+    assert status(command) == 0
+    document = CompareDocument.model_validate_json(capsys.readouterr().out)
+    assert not document.alternately
+    assert "they ran one after the other" in document.warnings[0]
 
 
 def write(path: Path, machine: Environment, *records: BenchRecord) -> Path:

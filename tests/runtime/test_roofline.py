@@ -125,6 +125,9 @@ def test_bandwidth_is_measured_and_the_cache_read_from_the_system(tmp_path: Path
     assert found.value is not None
     assert 1e8 < found.value < 1e13
     assert "8 MB by 2 threads" in found.source
+    as_read = read_bandwidth(1, cache_bytes=1 << 30, read_bytes=5e6)
+    assert "over 5 MB by 1 threads" in as_read.source
+    assert "over 67 MB" in read_bandwidth(1, cache_bytes=1 << 20, read_bytes=1e9).source
     for name, kind, size in (
         ("0", "Data", "32K"),
         ("1", "Instruction", "64M"),
