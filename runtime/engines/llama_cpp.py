@@ -25,6 +25,7 @@ from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.llama_buffers import MARK, logged_parts
 from edgestill.runtime.llama_threads import attach_threads
 from edgestill.runtime.model_source import ModelSource
+from edgestill.threads import spinning_while_answering
 
 _MAX_UBATCH: Final = 512
 _OUTPUT_FLOATS: Final = 1 << 22
@@ -56,7 +57,8 @@ def library() -> Any:
     Every use of llama_cpp goes through here. Raises MissingDependencyError when it isn't installed.
     """
     global _callback
-    module = require("llama_cpp", engine="llama.cpp", extra="gguf")
+    with spinning_while_answering():
+        module = require("llama_cpp", engine="llama.cpp", extra="gguf")
     if _callback is None:
         _callback = module.llama_log_callback(_log)
         module.llama_log_set(_callback, ctypes.c_void_p(0))
