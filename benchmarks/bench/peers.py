@@ -1,29 +1,35 @@
 """Our engine, session and bench beside llama-bench and onnxruntime-genai's loop, on the same files.
 
-    python benchmarks/bench/peers.py --llama-bench PATH [--threads 1 2] [--rounds 7] [--scratch FOLDER] [--json]
+    python benchmarks/bench/peers.py --llama-bench PATH [--threads 1 2] [--rounds 8] [--turns 6] [--scratch FOLDER]
 
 ``PATH`` is llama-bench built from the source of the installed llama-cpp-python, best linked to its own libraries: then
 both run the same kernels. Models: stories260K of ../shared/data (where it is) and a random Llama of 135 million
-parameters. In turn, a fresh process each: llama-bench (128 tokens read at once; 64 one by one from an empty context);
-our engine, the same calls and counts; our session, 64 tokens end to end (drawn greedily, written as text), and the same
-through the worker of ``edgestill bench``. Each warms up as llama-bench does. Ratios are of neighbours, with the 95%
-interval of their median. Then the same ONNX files under our session and in onnxruntime-genai's own loop.
+parameters. Measured are 128 tokens read at once, 64 one by one from an empty context, and by our session 64 tokens end
+to end (drawn greedily, written as text; so does the worker of ``edgestill bench``). Then the same ONNX files under our
+session and in onnxruntime-genai's own loop.
+
+A round is a fresh process of each, which live at once and take ``--turns`` turns, a measurement each after the warm-up
+that llama-bench makes too; who has the first turn alternates. So other work on the machine meets neighbours alike. A
+round's ratio is the median over its neighbours, and the figure is the median over rounds with its 95% interval.
+(llama-bench takes turns without knowing: what it prints goes to a pipe that is kept full, see :class:`LlamaBench`.)
 
 The bench's instrumentation inside of a timed section is its clock readings: their cost, measured alone, is printed as a
-share of a token. Exit status 1 when a median ratio misses what the project promises: 0.98 of llama-bench engine-only,
-0.97 for the session, 0.5% for the instrumentation, 1.15 of onnxruntime-genai's loop.
+share of a token. Exit status 1 when a ratio misses what the project promises: 0.98 of llama-bench engine-only, 0.97 for
+the session, 0.5% for the instrumentation, 1.15 of onnxruntime-genai's loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,66 +39,58 @@ from edgestill.figure import Figure
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260K-hf"
 PROMPT, NEW, CONTEXT = 128, 64, 256
+PAGE = 4096
+REST = 0.03  # seconds: threads of the other's pool spin on for some milliseconds
 LEAST = {"engine_prefill": 0.98, "engine_decode": 0.98, "session_decode": 0.97, "genai": 1.15}
 MOST_INSTRUMENTATION = 0.005
 
 
-def ours(model: Path, threads: int, repetitions: int) -> dict[str, float]:
-    """Measure in this process; return tokens per second, each the mean over repetitions as llama-bench has it."""
+def ours(model: Path, threads: int) -> dict[str, Callable[[], float]]:
+    """Open the model in this process; return what measures it once, each in tokens per second."""
     from edgestill.runtime.session import GenerationOptions, Session
 
     options = GenerationOptions(max_new_tokens=NEW + 1, ignore_eos=True)
-    with Session.open(model, threads=threads, context_length=CONTEXT) as session:
-        engine = session.engine
-        ids = [5 + number * 7 % (engine.vocab_size - 10) for number in range(PROMPT)]
+    session = Session.open(model, threads=threads, context_length=CONTEXT)
+    engine = session.engine
+    ids = [5 + number * 7 % (engine.vocab_size - 10) for number in range(PROMPT)]
 
-        def read() -> float:
+    def read() -> float:
+        seconds = 0.0
+        for _ in range(2):  # the first is llama-bench's warm-up
             engine.rewind(0)
             begun = time.perf_counter()
             engine.append(ids)
-            return PROMPT / (time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+        return PROMPT / seconds
 
-        def decode() -> float:
-            engine.rewind(0)
-            append = engine.append
-            begun = time.perf_counter()
-            for token in ids[:NEW]:
-                append((token,))
-            return NEW / (time.perf_counter() - begun)
+    def decode() -> float:
+        append = engine.append
+        engine.rewind(0)
+        append((ids[0],))
+        engine.rewind(0)
+        begun = time.perf_counter()
+        for token in ids[:NEW]:
+            append((token,))
+        return NEW / (time.perf_counter() - begun)
 
-        def answer() -> float:
-            session.reset()
-            gaps = session.generate(ids[:1], options).statistics.token_seconds
-            return len(gaps) / sum(gaps)
+    def answer() -> float:
+        session.reset()
+        gaps = session.generate(ids[:1], options).statistics.token_seconds
+        return len(gaps) / sum(gaps)
 
-        found = {}
-        work: dict[str, Callable[[], float]] = {
-            "engine_prefill": read, "engine_decode": decode, "session_decode": answer
-        }  # fmt: skip
-        for name, measure in work.items():
-            measure()
-            found[name] = statistics.mean(measure() for _ in range(repetitions))
-    return found
+    return {"engine_prefill": read, "engine_decode": decode, "session_decode": answer}
 
 
-def llama_bench(program: Path, model: Path, threads: int, repetitions: int) -> dict[str, float]:
-    words = ["-m", model, "-t", threads, "-p", PROMPT, "-n", NEW, "-r", repetitions, "-ngl", 0, "-o", "json"]
-    done = subprocess.run([str(program), *map(str, words)], capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout)
-    found = {"engine_prefill" if row["n_prompt"] else "engine_decode": float(row["avg_ts"]) for row in rows}
-    return {**found, "session_decode": found["engine_decode"]}
-
-
-def genai(model: Path, threads: int, repetitions: int) -> float:
-    """Decode in onnxruntime-genai's own loop; return tokens per second."""
+def genai(model: Path, threads: int) -> dict[str, Callable[[], float]]:
+    """Open the model in onnxruntime-genai; return what measures its own loop once, in tokens per second."""
     import numpy as np
     import onnxruntime_genai as og
 
     config = og.Config(str(model))
     config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": threads}}}}))
     loaded = og.Model(config)
-    rates = []
-    for _ in range(repetitions + 1):
+
+    def answer() -> float:
         parameters = og.GeneratorParams(loaded)
         parameters.set_search_options(do_sample=False, max_length=NEW + 2, min_length=NEW + 2)
         generator = og.Generator(loaded, parameters)
@@ -101,16 +99,98 @@ def genai(model: Path, threads: int, repetitions: int) -> float:
         begun = time.perf_counter()
         for _ in range(NEW):
             generator.generate_next_token()
-        rates.append(NEW / (time.perf_counter() - begun))
-    return statistics.mean(rates[1:])
+        return NEW / (time.perf_counter() - begun)
+
+    return {"session_decode": answer}
 
 
-def in_a_process(way: str, model: Path, threads: int, repetitions: int) -> Any:
-    command = [sys.executable, __file__, "--one", way, str(model), str(threads), str(repetitions)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{way} on {model} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout)
+def serve(way: str, model: Path, threads: int) -> None:
+    """In a process of its own: measure what each line of stdin names, and answer it with a rate in a line."""
+    measures = (ours if way == "ours" else genai)(model, threads)
+    for line in sys.stdin:
+        time.sleep(REST)
+        print(measures[line.strip()](), flush=True)
+
+
+class Asked:
+    """A process of ours or of onnxruntime-genai: measures in its turn what it is asked for."""
+
+    def __init__(self, way: str, model: Path, threads: int) -> None:
+        command = [sys.executable, __file__, "--one", way, str(model), str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.rates: dict[str, list[float]] = {}
+
+    def turn(self, metrics: Sequence[str]) -> None:
+        """Measure each once."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        for metric in metrics:
+            self._process.stdin.write(f"{metric}\n")
+            self._process.stdin.flush()
+            self.rates.setdefault(metric, []).append(float(self._process.stdout.readline()))
+
+    def finish(self) -> None:
+        """Do nothing: each turn's rates are there."""
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+class LlamaBench:
+    """A process of llama-bench that tests once a turn: ``turns`` of the prompt, then ``turns`` of decoding.
+
+    It prints a row after each test. Its stdout is a pipe of one page that is full, so it waits in the writing of that
+    row, after the test's last clock reading; emptying the pipe gives it the next turn. ``rates`` are complete after
+    ``finish``.
+    """
+
+    def __init__(self, program: Path, model: Path, threads: int, turns: int) -> None:
+        self._out, self._plug = os.pipe()
+        fcntl.fcntl(self._plug, fcntl.F_SETPIPE_SZ, PAGE)
+        prompts, tokens = (",".join([str(count)] * turns) for count in (PROMPT, NEW))
+        words = ["-m", model, "-t", threads, "-p", prompts, "-n", tokens, "-r", 1, "-ngl", 0, "-o", "jsonl"]
+        self._command = [str(program), *map(str, words)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.rates: dict[str, list[float]] = {}
+
+    def turn(self, metrics: Sequence[str]) -> None:
+        """Let it do the next test. It starts in its first turn."""
+        if self._process is None:
+            os.write(self._plug, b"\n" * PAGE)
+            self._process = subprocess.Popen(self._command, stdout=self._plug, stderr=subprocess.DEVNULL)
+        else:
+            self._take_row()
+            os.write(self._plug, b"\n" * PAGE)
+        time.sleep(REST)
+        syscall = Path(f"/proc/{self._process.pid}/syscall")
+        while syscall.read_text().split()[:2] != ["1", "0x1"]:  # write, to stdout
+            if self._process.poll() is not None:
+                raise SystemExit(f"{' '.join(self._command)} ended early, with status {self._process.returncode}")
+            time.sleep(0.001)
+
+    def _take_row(self) -> None:
+        os.read(self._out, PAGE)  # what the pipe was filled with
+        row = json.loads(os.read(self._out, PAGE))
+        rate = float(row["avg_ts"])
+        if row["n_prompt"]:
+            self.rates.setdefault("engine_prefill", []).append(rate)
+        else:
+            for metric in ("engine_decode", "session_decode"):
+                self.rates.setdefault(metric, []).append(rate)
+
+    def finish(self) -> None:
+        """Take the last test's row."""
+        self._take_row()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._out)
+        os.close(self._plug)
 
 
 def clock_seconds() -> float:
@@ -157,35 +237,50 @@ def checkpoints(scratch: Path) -> dict[str, Path]:
     return {"135M": scratch / "checkpoint-135M", **({"260K": STORIES} if STORIES.is_dir() else {})}
 
 
-def ratio(pairs: list[tuple[float, float]], source: str) -> Figure:
-    return Figure.median([mine / other for mine, other in pairs], "ratio", source)
+def one_round(model: Path, threads: int, number: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Let a process of ours and of the peer take turns; return every ratio of neighbours by metric, and our rates."""
+    peer: Asked | LlamaBench
+    if model.suffix == ".gguf":
+        peer = LlamaBench(options.llama_bench, model, threads, options.turns)
+        turns = [["engine_prefill"]] * options.turns + [["engine_decode", "session_decode"]] * options.turns
+    else:
+        peer = Asked("genai", model, threads)
+        turns = [["session_decode"]] * options.turns
+    our = Asked("ours", model, threads)
+    try:
+        for metrics in turns:
+            for side in (our, peer) if number % 2 else (peer, our):
+                side.turn(metrics)
+        peer.finish()
+    finally:
+        our.close()
+        peer.close()
+    pairs = {name: list(zip(rates, peer.rates[name], strict=True)) for name, rates in our.rates.items()}
+    ratios = {name: [mine / other for mine, other in both] for name, both in pairs.items()}
+    return {**ratios, **{f"{name} tokens/s": rates for name, rates in our.rates.items()}}
 
 
-def compare(name: str, model: Path, threads: int, rounds: int, options: argparse.Namespace) -> dict[str, Any]:
+def compare(name: str, model: Path, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     """Measure ours and the peer in turn; return ratios by metric and every rate."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
+    rounds = [one_round(model, threads, number, options) for number in range(options.rounds)]
     peer = "llama-bench" if model.suffix == ".gguf" else "genai"
-    for number in range(rounds):
-        rates = {}
-        for who in ("ours", peer) if number % 2 else (peer, "ours"):
-            if who == "llama-bench":
-                rates[who] = llama_bench(options.llama_bench, model, threads, options.repetitions)
-            else:
-                rates[who] = in_a_process(who, model, threads, options.repetitions)
-        if peer == "genai":
-            pairs.setdefault("genai", []).append((rates["ours"]["session_decode"], rates["genai"]))
-            continue
-        for metric, rate in rates["ours"].items():
-            pairs.setdefault(metric, []).append((rate, rates[peer][metric]))
     found: dict[str, Any] = {}
-    for metric, both in pairs.items():
-        figure = ratio(both, f"{name}, {threads} threads: ours by {peer}, tokens/s")
-        found[metric] = {"ratio": figure.model_dump(mode="json"), "ours_and_peer": both}
+    for metric in (metric for metric in rounds[0] if f"{metric} tokens/s" in rounds[0]):
+        ratios = [statistics.median(one[metric]) for one in rounds]
+        figure = Figure.median(ratios, "ratio", f"{name}, {threads} threads: ours by {peer}, tokens/s")
+        rates = [rate for one in rounds for rate in one[f"{metric} tokens/s"]]
+        least = LEAST["genai" if peer == "genai" else metric]
+        found[metric] = {
+            "ratio": figure.model_dump(mode="json"),
+            "least": least,
+            "ratios": [one[metric] for one in rounds],
+            "tokens_per_second": rates,
+        }
         low, high = figure.ci95 or (float("nan"),) * 2
-        mark = " " if (figure.value or 0) >= LEAST[metric] else "*"
+        mark = " " if (figure.value or 0) >= least else "*"
         print(
-            f"{name:20s} {threads} threads {metric:15s} {figure.value:.3f} ({low:.3f} to {high:.3f}){mark} "
-            f"{statistics.median(mine for mine, _ in both):10,.0f} tokens/s",
+            f"{name:20s} {threads} threads {metric if peer != 'genai' else 'genai':15s} "
+            f"{figure.value:.3f} ({low:.3f} to {high:.3f}){mark} {statistics.median(rates):10,.0f} tokens/s",
             flush=True,
         )
     return found
@@ -195,18 +290,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--small-rounds", type=int, default=25, help="for the small model: two processes differ more")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8, help="processes of each")
+    parser.add_argument("--turns", type=int, default=6, help="of each metric in a process")
     parser.add_argument("--scratch", type=Path, help="keeps the files that are made, and takes those that are there")
     parser.add_argument("--only", default="", help="files whose name has this in it")
-    parser.add_argument("--one", nargs=4, metavar=("WAY", "MODEL", "THREADS", "REPETITIONS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, metavar=("WAY", "MODEL", "THREADS"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.one is not None:
-        way, model, threads, repetitions = options.one
-        measure: Callable[[Path, int, int], Any] = ours if way == "ours" else genai
-        print(json.dumps(measure(Path(model), int(threads), int(repetitions))))
+        way, model, threads = options.one
+        serve(way, Path(model), int(threads))
         return 0
     if options.llama_bench is None or not options.llama_bench.is_file():
         parser.error("--llama-bench: the built program is wanted")
@@ -218,21 +311,18 @@ def main() -> int:
         for size, checkpoint in checkpoints(scratch).items():
             if not checkpoint.is_dir():
                 prefix.make_checkpoint(checkpoint)
-            rounds = options.small_rounds if checkpoint == STORIES else options.rounds
             for file, model in make_files(checkpoint, scratch / size).items():
                 name = f"{size} {file}"
                 if options.only not in name:
                     continue
                 for threads in options.threads:
-                    found = results[f"{name}, {threads} threads"] = compare(name, model, threads, rounds, options)
+                    found = results[f"{name}, {threads} threads"] = compare(name, model, threads, options)
                     missed += [
                         f"{name}, {threads} threads, {metric}: {one['ratio']['value']:.3f}"
                         for metric, one in found.items()
-                        if one["ratio"]["value"] < LEAST[metric]
+                        if one["ratio"]["value"] < one["least"]
                     ]
-                    if "session_decode" not in found:
-                        continue
-                    rate = max(mine for mine, _ in found["session_decode"]["ours_and_peer"])
+                    rate = max(found["session_decode"]["tokens_per_second"])
                     if clock * rate > MOST_INSTRUMENTATION:
                         missed.append(f"{name}: clock readings take {clock * rate:.2%} of a token")
     print(f"clock readings: {clock * 1e9:.0f} ns a token")
