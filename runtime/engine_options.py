@@ -19,6 +19,7 @@ class EngineOptions:
     """What may be asked of an engine beyond threads and context; the defaults are every engine's own.
 
     ``mmap``: weights are mapped from the file, not read into memory. ``kv_precision``: that of the KV cache.
+    ``flash_attention``: attention without the matrix of all scores (None: as the engine finds best).
     ``huge_pages``: what was loaded is moved into huge pages. ``arena``: the engine keeps an arena for its buffers.
     ``trace``: the engine notes what it allocates while loading, for the memory ledger. Raises InputError for a
     ``kv_precision`` that no engine has.
@@ -26,6 +27,7 @@ class EngineOptions:
 
     mmap: bool = True
     kv_precision: KvPrecision | None = None
+    flash_attention: bool | None = None
     huge_pages: bool = True
     arena: bool = True
     trace: bool = False

@@ -64,6 +64,13 @@ def bench(
     kv_precision: Annotated[
         str | None, typer.Option(help="KV cache in f32, f16, q8_0 or q4_0 (llama.cpp; default: by file).")
     ] = None,
+    flash_attention: Annotated[
+        bool | None,
+        typer.Option(
+            "--flash-attention/--no-flash-attention",
+            help="Attention without a matrix of all scores (llama.cpp; default: by processor and context).",
+        ),
+    ] = None,
     huge_pages: Annotated[
         bool, typer.Option("--huge-pages/--no-huge-pages", help="Loaded weights in huge pages (onnxruntime).")
     ] = True,
@@ -103,7 +110,11 @@ def bench(
         counts("--new-tokens", new_tokens, 2),
     )
     engine_options = EngineOptions(
-        mmap=mmap, kv_precision=kv_precision_named(kv_precision), huge_pages=huge_pages, arena=arena
+        mmap=mmap,
+        kv_precision=kv_precision_named(kv_precision),
+        flash_attention=flash_attention,
+        huge_pages=huge_pages,
+        arena=arena,
     )
     half_width = None if width == "0" else fraction("--width", width)
     variants = [

@@ -22,6 +22,7 @@ from edgestill.runtime.engine_builds import llama_features
 from edgestill.runtime.engine_options import DEFAULTS, EngineOptions, KvPrecision
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.gguf_header import read_gguf_header
+from edgestill.runtime.llama_attention import choose, longest_piece
 from edgestill.runtime.llama_buffers import MARK, logged_parts
 from edgestill.runtime.llama_threads import attach_threads
 from edgestill.runtime.model_source import ModelSource
@@ -79,20 +80,21 @@ def _log(level: int, text: bytes, _user_data: object) -> None:
             _buffers.append(line)
 
 
-@register("llama.cpp", kinds=("gguf",), options=("mmap", "kv_precision"))
+@register("llama.cpp", kinds=("gguf",), options=("mmap", "kv_precision", "flash_attention"))
 def open_llama_cpp(
     source: ModelSource, threads: int, context_length: int | None, options: EngineOptions = DEFAULTS
 ) -> LlamaCppEngine:
     """Load a GGUF file on the CPU.
 
     Raises ModelFileError with llama.cpp's own reason when the file is damaged or unsupported, InputError when its heads
-    don't fill the blocks of a quantised KV cache.
+    don't fill the blocks of a quantised KV cache, or that should do without flash attention.
     """
     return LlamaCppEngine(
         source.path,
         threads=threads,
         context_length=context_length,
         kv_precision=options.kv_precision,
+        flash_attention=options.flash_attention,
         mmap=options.mmap,
     )
 
@@ -105,8 +107,8 @@ class LlamaCppEngine:
     """A GGUF model with one sequence; see :class:`edgestill.runtime.engine.Engine`.
 
     ``kv_precision`` is the KV cache's: ``f32`` for a file that is float32 throughout (so that it computes
-    what torch does), else ``f16``. With ``f32`` flash attention is off, as it rounds to f16; with ``q8_0`` and ``q4_0``
-    it is on, as nothing else reads a quantised V. Without ``mmap`` weights are read into memory.
+    what torch does), else ``f16``. ``flash_attention``: see :func:`edgestill.runtime.llama_attention.choose`. Without
+    ``mmap`` weights are read into memory.
     ``model_pointer`` and ``context_pointer`` are llama.cpp's handles.
     """
 
@@ -119,6 +121,7 @@ class LlamaCppEngine:
         threads: int,
         context_length: int | None = None,
         kv_precision: KvPrecision | None = None,
+        flash_attention: bool | None = None,
         mmap: bool = True,
     ) -> None:
         header = read_gguf_header(path)
@@ -137,7 +140,6 @@ class LlamaCppEngine:
         self.path = path
         self.threads = threads
         self.kv_precision: KvPrecision = kv_precision or ("f32" if header.all_float32 else "f16")
-        self.settings: Mapping[str, bool | str] = {"mmap": mmap, "kv_precision": self.kv_precision}
         self.vocab_pointer: Any = llama.llama_model_get_vocab(self.model_pointer)
         self.vocab_size: int = llama.llama_vocab_n_tokens(self.vocab_pointer)
         self.weights_bytes: int | None = llama.llama_model_size(self.model_pointer)
@@ -147,8 +149,15 @@ class LlamaCppEngine:
         # The output buffer and the graph reserved for it grow with vocabulary x outputs: 300 MB for a
         # vocabulary of 150,000 when every position of a ubatch may ask for logits.
         self._outputs = max(32, min(_MAX_UBATCH, _OUTPUT_FLOATS // self.vocab_size))
-        self._chunk = min(_MAX_UBATCH, self.context_length)
         try:
+            self.flash_attention = choose(self.kv_precision, self.context_length, flash_attention)
+            heads = 0 if self.flash_attention else llama.llama_model_n_head(self.model_pointer)
+            self._chunk = min(_MAX_UBATCH, self.context_length, longest_piece(heads, self.context_length))
+            self.settings: Mapping[str, bool | str] = {
+                "mmap": mmap,
+                "kv_precision": self.kv_precision,
+                "flash_attention": self.flash_attention,
+            }
             self.context_pointer = self._open_context(self.model_pointer)
         except BaseException:
             self.close()
@@ -186,10 +195,8 @@ class LlamaCppEngine:
         settings.no_perf = True
         settings.type_k = settings.type_v = getattr(llama, f"GGML_TYPE_{self.kv_precision.upper()}")
         quantised = self.kv_precision in ("q8_0", "q4_0")
-        if self.kv_precision == "f32":
-            settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        elif quantised:
-            settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        switch = "ENABLED" if self.flash_attention else "DISABLED"
+        settings.flash_attn_type = getattr(llama, f"LLAMA_FLASH_ATTN_TYPE_{switch}")
         context = llama.llama_init_from_model(model, settings)
         if not context and quantised:
             raise InputError(
@@ -250,7 +257,8 @@ class LlamaCppEngine:
     @property
     def state_layout(self) -> str:
         """The state's bytes are llama.cpp's own: they depend on its version."""
-        return f"llama.cpp of llama-cpp-python {self._llama.__version__}, KV cache {self.kv_precision}"
+        attention = "flash attention" if self.flash_attention else "values transposed"
+        return f"llama.cpp of llama-cpp-python {self._llama.__version__}, KV cache {self.kv_precision}, {attention}"
 
     def save_state(self) -> NDArray[np.uint8]:
         state = np.empty(self._llama.llama_state_seq_get_size(self.context_pointer, 0), np.uint8)
@@ -282,7 +290,7 @@ class LlamaCppEngine:
             settings={
                 "batch": str(llama.llama_n_batch(self.context_pointer)),
                 "micro_batch": str(llama.llama_n_ubatch(self.context_pointer)),
-                "flash_attention": {"f32": "off", "f16": "auto"}.get(self.kv_precision, "on"),
+                "flash_attention": "on" if self.flash_attention else "off",
             },
             architecture=text.value.decode(errors="replace"),
             parameters=llama.llama_model_n_params(self.model_pointer),

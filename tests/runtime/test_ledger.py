@@ -262,9 +262,8 @@ def test_moments_survive_their_journey_as_json() -> None:
 def test_the_default_options_ask_for_nothing() -> None:
     assert list(EngineOptions().asked()) == []
     assert list(EngineOptions(trace=True).asked()) == []
-    assert list(EngineOptions(mmap=False, kv_precision="q8_0", huge_pages=False, arena=False).asked()) == [
-        *("mmap", "kv_precision", "huge_pages", "arena")
-    ]
+    changed = EngineOptions(mmap=False, kv_precision="q8_0", flash_attention=True, huge_pages=False, arena=False)
+    assert list(changed.asked()) == [*("mmap", "kv_precision", "flash_attention", "huge_pages", "arena")]
 
 
 @linux
