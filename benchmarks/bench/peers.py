@@ -1,12 +1,14 @@
 """Our engine, session and bench beside llama-bench and onnxruntime-genai's loop, on the same files.
 
     python benchmarks/bench/peers.py --llama-bench PATH [--threads 1 2] [--rounds 8] [--turns 6] [--scratch FOLDER]
+    python benchmarks/bench/peers.py --llama-bench PATH --depth 1000 --only gguf
 
 ``PATH`` is llama-bench built from the source of the installed llama-cpp-python, best linked to its own libraries: then
 both run the same kernels. Models: stories260K of ../shared/data (where it is) and a random Llama of 135 million
 parameters. Measured are 128 tokens read at once, 64 one by one from an empty context, and by our session 64 tokens end
 to end (drawn greedily, written as text; so does the worker of ``edgestill bench``). Then the same ONNX files under our
-session and in onnxruntime-genai's own loop.
+session and in onnxruntime-genai's own loop. With ``--depth`` so many tokens are in the KV cache before (llama-bench's
+``-d``): there the two differ, as each engine chooses its attention itself, and only our engine is measured.
 
 A round is a fresh process of each, which live at once and take ``--turns`` turns, a measurement each after the warm-up
 that llama-bench makes too; who has the first turn alternates. So other work on the machine meets neighbours alike. A
@@ -45,29 +47,30 @@ LEAST = {"engine_prefill": 0.98, "engine_decode": 0.98, "session_decode": 0.97, 
 MOST_INSTRUMENTATION = 0.005
 
 
-def ours(model: Path, threads: int) -> dict[str, Callable[[], float]]:
+def ours(model: Path, threads: int, depth: int) -> dict[str, Callable[[], float]]:
     """Open the model in this process; return what measures it once, each in tokens per second."""
     from edgestill.runtime.session import GenerationOptions, Session
 
     options = GenerationOptions(max_new_tokens=NEW + 1, ignore_eos=True)
-    session = Session.open(model, threads=threads, context_length=CONTEXT)
+    session = Session.open(model, threads=threads, context_length=CONTEXT + depth)
     engine = session.engine
-    ids = [5 + number * 7 % (engine.vocab_size - 10) for number in range(PROMPT)]
+    ids = [5 + number * 7 % (engine.vocab_size - 10) for number in range(max(PROMPT, depth))]
+    engine.append(ids[:depth] or ids[:1])
 
     def read() -> float:
         seconds = 0.0
         for _ in range(2):  # the first is llama-bench's warm-up
-            engine.rewind(0)
+            engine.rewind(depth)
             begun = time.perf_counter()
-            engine.append(ids)
+            engine.append(ids[:PROMPT])
             seconds = time.perf_counter() - begun
         return PROMPT / seconds
 
     def decode() -> float:
         append = engine.append
-        engine.rewind(0)
+        engine.rewind(depth)
         append((ids[0],))
-        engine.rewind(0)
+        engine.rewind(depth)
         begun = time.perf_counter()
         for token in ids[:NEW]:
             append((token,))
@@ -81,7 +84,7 @@ def ours(model: Path, threads: int) -> dict[str, Callable[[], float]]:
     return {"engine_prefill": read, "engine_decode": decode, "session_decode": answer}
 
 
-def genai(model: Path, threads: int) -> dict[str, Callable[[], float]]:
+def genai(model: Path, threads: int, _depth: int) -> dict[str, Callable[[], float]]:
     """Open the model in onnxruntime-genai; return what measures its own loop once, in tokens per second."""
     import numpy as np
     import onnxruntime_genai as og
@@ -104,9 +107,9 @@ def genai(model: Path, threads: int) -> dict[str, Callable[[], float]]:
     return {"session_decode": answer}
 
 
-def serve(way: str, model: Path, threads: int) -> None:
+def serve(way: str, model: Path, threads: int, depth: int) -> None:
     """In a process of its own: measure what each line of stdin names, and answer it with a rate in a line."""
-    measures = (ours if way == "ours" else genai)(model, threads)
+    measures = (ours if way == "ours" else genai)(model, threads, depth)
     for line in sys.stdin:
         time.sleep(REST)
         print(measures[line.strip()](), flush=True)
@@ -115,8 +118,8 @@ def serve(way: str, model: Path, threads: int) -> None:
 class Asked:
     """A process of ours or of onnxruntime-genai: measures in its turn what it is asked for."""
 
-    def __init__(self, way: str, model: Path, threads: int) -> None:
-        command = [sys.executable, __file__, "--one", way, str(model), str(threads)]
+    def __init__(self, way: str, model: Path, threads: int, depth: int = 0) -> None:
+        command = [sys.executable, __file__, "--one", way, str(model), str(threads), str(depth)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.rates: dict[str, list[float]] = {}
 
@@ -146,11 +149,12 @@ class LlamaBench:
     ``finish``.
     """
 
-    def __init__(self, program: Path, model: Path, threads: int, turns: int) -> None:
+    def __init__(self, program: Path, model: Path, threads: int, turns: int, depth: int) -> None:
         self._out, self._plug = os.pipe()
         fcntl.fcntl(self._plug, fcntl.F_SETPIPE_SZ, PAGE)
         prompts, tokens = (",".join([str(count)] * turns) for count in (PROMPT, NEW))
-        words = ["-m", model, "-t", threads, "-p", prompts, "-n", tokens, "-r", 1, "-ngl", 0, "-o", "jsonl"]
+        words = ["-m", model, "-t", threads, "-p", prompts, "-n", tokens, "-d", depth, "-r", 1]
+        words += ["-ngl", 0, "-o", "jsonl"]
         self._command = [str(program), *map(str, words)]
         self._process: subprocess.Popen[bytes] | None = None
         self.rates: dict[str, list[float]] = {}
@@ -241,12 +245,13 @@ def one_round(model: Path, threads: int, number: int, options: argparse.Namespac
     """Let a process of ours and of the peer take turns; return every ratio of neighbours by metric, and our rates."""
     peer: Asked | LlamaBench
     if model.suffix == ".gguf":
-        peer = LlamaBench(options.llama_bench, model, threads, options.turns)
-        turns = [["engine_prefill"]] * options.turns + [["engine_decode", "session_decode"]] * options.turns
+        peer = LlamaBench(options.llama_bench, model, threads, options.turns, options.depth)
+        decode = ["engine_decode"] if options.depth else ["engine_decode", "session_decode"]
+        turns = [["engine_prefill"]] * options.turns + [decode] * options.turns
     else:
         peer = Asked("genai", model, threads)
         turns = [["session_decode"]] * options.turns
-    our = Asked("ours", model, threads)
+    our = Asked("ours", model, threads, options.depth)
     try:
         for metrics in turns:
             for side in (our, peer) if number % 2 else (peer, our):
@@ -269,7 +274,7 @@ def compare(name: str, model: Path, threads: int, options: argparse.Namespace) -
         ratios = [statistics.median(one[metric]) for one in rounds]
         figure = Figure.median(ratios, "ratio", f"{name}, {threads} threads: ours by {peer}, tokens/s")
         rates = [rate for one in rounds for rate in one[f"{metric} tokens/s"]]
-        least = LEAST["genai" if peer == "genai" else metric]
+        least = 0.0 if options.depth else LEAST["genai" if peer == "genai" else metric]
         found[metric] = {
             "ratio": figure.model_dump(mode="json"),
             "least": least,
@@ -293,13 +298,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=8, help="processes of each")
     parser.add_argument("--turns", type=int, default=6, help="of each metric in a process")
     parser.add_argument("--scratch", type=Path, help="keeps the files that are made, and takes those that are there")
+    parser.add_argument("--depth", type=int, default=0, help="tokens in the KV cache before; GGUF files only")
     parser.add_argument("--only", default="", help="files whose name has this in it")
-    parser.add_argument("--one", nargs=3, metavar=("WAY", "MODEL", "THREADS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, metavar=("WAY", "MODEL", "THREADS", "DEPTH"), help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.one is not None:
-        way, model, threads = options.one
-        serve(way, Path(model), int(threads))
+        way, model, threads, depth = options.one
+        serve(way, Path(model), int(threads), int(depth))
         return 0
     if options.llama_bench is None or not options.llama_bench.is_file():
         parser.error("--llama-bench: the built program is wanted")
@@ -313,7 +319,7 @@ def main() -> int:
                 prefix.make_checkpoint(checkpoint)
             for file, model in make_files(checkpoint, scratch / size).items():
                 name = f"{size} {file}"
-                if options.only not in name:
+                if options.only not in name or (options.depth and model.suffix != ".gguf"):
                     continue
                 for threads in options.threads:
                     found = results[f"{name}, {threads} threads"] = compare(name, model, threads, options)
@@ -322,6 +328,8 @@ def main() -> int:
                         for metric, one in found.items()
                         if one["ratio"]["value"] < one["least"]
                     ]
+                    if options.depth:
+                        continue
                     rate = max(found["session_decode"]["tokens_per_second"])
                     if clock * rate > MOST_INSTRUMENTATION:
                         missed.append(f"{name}: clock readings take {clock * rate:.2%} of a token")
