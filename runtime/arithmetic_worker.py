@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from edgestill.runtime.worker import Emit, serve_request
 
-_SETTINGS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+BLAS_THREADS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def serve(request: Mapping[str, Any], emit: Emit) -> None:
     """Multiply square matrices of ``size`` with ``threads``, ``passes`` times; say each one's operations a second."""
-    os.environ.update(dict.fromkeys(_SETTINGS, str(request["threads"])))
+    os.environ.update(dict.fromkeys(BLAS_THREADS, str(request["threads"])))
     import numpy as np
 
     size = int(request["size"])

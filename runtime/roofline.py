@@ -53,7 +53,7 @@ def roofline(
             share_of_ceiling=missing("fraction", why),
         )
     bandwidth = read_bandwidth(threads, usable_memory(), cache, moved)
-    ceiling = (bandwidth.value or 0.0) / moved
+    ceiling = None if bandwidth.value is None else bandwidth.value / moved
     derived = "read bandwidth / bytes per token"
     share = None if decode.value is None or not ceiling else decode.value / ceiling
     beyond = (

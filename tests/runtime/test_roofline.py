@@ -12,8 +12,10 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgestill.artifact import Checkpoint
+from edgestill.errors import StageError
 from edgestill.export import export_checkpoint
 from edgestill.figure import Figure
+from edgestill.runtime import bandwidth
 from edgestill.runtime.arithmetic import float32_rate
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.bench import bench_model
@@ -120,6 +122,22 @@ def test_a_share_is_stated_only_beyond_the_last_cache(tiny_checkpoint: Path, tmp
     assert roofline(locate_model(tiny_checkpoint), RATE, threads=1, positions=16) is None
 
 
+def test_bandwidth_that_can_t_be_measured_leaves_no_ceiling(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object, **__: object) -> None:
+        raise StageError("measuring read bandwidth: the worker was killed by SIGKILL after nothing")
+
+    monkeypatch.setattr(bandwidth, "run_in_worker", dies)
+    path = export_checkpoint(Checkpoint.open(tiny_checkpoint), "gguf", "f16", tmp_path).model_path
+    found = roofline(locate_model(path), RATE, threads=1, positions=16, cache_bytes=1)
+    assert found is not None
+    assert found.read_bandwidth.value is None
+    assert "killed by SIGKILL" in found.read_bandwidth.source
+    assert found.ceiling_tokens_per_second.value is None
+    assert found.share_of_ceiling.value is None
+
+
 def test_bandwidth_is_measured_and_the_cache_read_from_the_system(tmp_path: Path) -> None:
     found = read_bandwidth(2, memory_bytes=64 << 20)
     assert found.value is not None
@@ -128,6 +146,7 @@ def test_bandwidth_is_measured_and_the_cache_read_from_the_system(tmp_path: Path
     as_read = read_bandwidth(1, cache_bytes=1 << 30, read_bytes=5e6)
     assert "over 5 MB by 1 threads" in as_read.source
     assert "over 67 MB" in read_bandwidth(1, cache_bytes=1 << 20, read_bytes=1e9).source
+    assert any(kernel in found.source for kernel in ("float32 matrix by vector", "sum of 64-bit words"))
     for name, kind, size in (
         ("0", "Data", "32K"),
         ("1", "Instruction", "64M"),
