@@ -92,6 +92,8 @@ def turns_of_worker(
 ) -> Generator[None]:
     """Do as :func:`run_in_worker`, but stop where the worker ends a turn (:func:`end_turn`) until asked to go on.
 
+    Only a request whose ``in_turn`` is true makes it wait there: any other worker's stdin ends with the request.
+
     The worker starts with the first turn; it waits, without work, from the end of one to the start of the next. It is
     ended when the generator is closed.
     """
@@ -148,6 +150,8 @@ def _converse(
         raise StageError(f"{what}: the worker has no pipes")
     if not _send(process.stdin, json.dumps(request)):
         return
+    if not request.get("in_turn"):
+        process.stdin.close()
     for line in process.stdout:
         try:
             event = json.loads(line)
@@ -159,7 +163,7 @@ def _converse(
             take(event)
             continue
         yield
-        if not _send(process.stdin, ""):
+        if request.get("in_turn") and not _send(process.stdin, ""):
             return
 
 

@@ -91,7 +91,7 @@ def test_workers_take_turns_and_one_that_dies_takes_the_other_along(
     def steps(name: str, dies_at: int) -> Generator[None, None, None]:
         return turns_of_worker(
             "alternating_worker",
-            {"dies_at": dies_at},
+            {"dies_at": dies_at, "in_turn": True},
             lambda event: said.append((name, event.get("number", -1))),
             what=name,
             reached=lambda: "nothing",
