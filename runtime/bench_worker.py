@@ -144,7 +144,7 @@ def _turns(request: Mapping[str, Any], emit: Emit, others: _OtherProcesses) -> C
     """Return what ends a turn: nothing where the request doesn't want it done by turns."""
 
     def next_turn() -> None:
-        if request["in_turn"]:
+        if request.get("in_turn"):
             others.pause()  # the one whose turn it is isn't another load
             end_turn(emit)
             time.sleep(_REST)
