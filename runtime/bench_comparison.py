@@ -79,7 +79,8 @@ class CompareOptions:
     round and then so many (5 to 25) that the answers take twice as long as all that goes before them, if time is left
     for the least rounds. Rounds are added until the 95% interval of the ``metric``'s ratio is at most ``width`` wide on
     either side (a fraction), but for at least ``min_rounds``, at most ``max_rounds``, and about ``max_seconds``. The
-    width, not the answer, ends it: stopping when a difference shows would find one by chance. ``seed`` draws who comes
+    width, not the answer, ends it: stopping when a difference shows would find one by chance. (An interval is somewhat
+    narrower where all signs agree, so beyond the least rounds a little of that is left.) ``seed`` draws who comes
     first in each round (None: another one each time).
     """
 

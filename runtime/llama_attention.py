@@ -38,8 +38,9 @@ def choose(kv_precision: KvPrecision, context_length: int, asked: bool | None, m
 
 
 def longest_piece(heads: int, context_length: int) -> int:
-    """Return how many tokens are best read at once: scores are heads x tokens x context floats, 32 MiB at most.
+    """Return how many tokens are best read at once: scores are heads x tokens x context floats.
 
+    They take 32 MiB at most, as far as 32 tokens at once allow it (no prompt beyond 1,000 tokens was measured).
     ``heads`` is 0 with flash attention, which keeps no scores.
     """
     if not heads:

@@ -92,10 +92,9 @@ def turns_of_worker(
 ) -> Generator[None]:
     """Do as :func:`run_in_worker`, but stop where the worker ends a turn (:func:`end_turn`) until asked to go on.
 
-    Only a request whose ``in_turn`` is true makes it wait there: any other worker's stdin ends with the request.
-
     The worker starts with the first turn; it waits, without work, from the end of one to the start of the next. It is
-    ended when the generator is closed.
+    ended when the generator is closed. Only a request whose ``in_turn`` is true makes it wait: any other worker's stdin
+    ends with the request.
     """
     finished = False
 
