@@ -34,9 +34,10 @@ _LEAST_BLOCK: Final = 32
 _MOST_PADDING: Final = MappingProxyType({4: 0.125, 8: 0.0})
 """Of a row's weights, by bits: past it a smaller block costs less than the zeros that fill the last one."""
 
-_COARSE_STEPS: Final = 4
-_COARSE_STEP: Final = 0.2
-_FINE_STEP: Final = 0.1
+_COARSE_OFFSETS: Final = (-1.2, -0.8, -0.4, 0.0, 0.4, 0.8)
+_FINE_STEP: Final = 0.2
+"""Beside a block's best coarse offset. With the coarse ones eight roundings are tried, which leave no more squared
+error than eleven a tenth apart (Gaussian, Student's t and trained weights); three in four fall between -1.2 and 0.2."""
 
 
 class Blocks(NamedTuple):
@@ -59,14 +60,18 @@ def quantize_rows(rows: NDArray[np.float32], bits: int, block: int) -> Blocks:
 
     8 bits: round to nearest over ±127. 4 bits: the range is -8..7, so the scale is first set by the
     value of largest magnitude, which becomes -8; then scales around it are tried, and the least-squares
-    scale for the best rounding is kept.
+    scale for the best rounding is kept. A block with a NaN or an infinite value has a scale that isn't finite.
     """
     blocks = _cut(rows, block)
+    shape = blocks.shape[:2]
     if bits == 8:
         scales = np.abs(blocks).max(axis=-1) / np.float32(127)
-        return Blocks(_pack(_round(blocks, scales, bits), bits), scales)
-    scales = _search_scales(blocks, bits)
-    return Blocks(_pack(_round(blocks, scales, bits), bits), scales)
+        return Blocks(_pack(_round(blocks, scales[..., None], bits), bits), scales)
+    # A block is a column: sums over it are sums of rows, which is fast.
+    columns = np.ascontiguousarray(blocks.reshape(-1, block).T)
+    scales = _search_scales(columns, bits)
+    packed = _pack(_round(columns, scales, bits), bits)
+    return Blocks(np.ascontiguousarray(packed.T).reshape(*shape, -1), scales.reshape(shape))
 
 
 def dequantize_rows(quantized: Blocks, bits: int, inputs: int) -> NDArray[np.float32]:
@@ -86,55 +91,59 @@ def _cut(rows: NDArray[np.float32], block: int) -> NDArray[np.float32]:
     return padded.reshape(len(rows), -1, block)
 
 
-def _round(blocks: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """Return the signed values, -2^(bits-1) .. 2^(bits-1) - 1, as float32."""
+def _round(values: NDArray[np.float32], scales: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Return the signed values, -2^(bits-1) .. 2^(bits-1) - 1, as float32; ``scales`` broadcast to them."""
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     half = 1 << (bits - 1)
-    values: NDArray[np.float32] = np.clip(np.rint(blocks * inverse[..., None]), -half, half - 1)
-    return values
+    rounded = values * inverse
+    np.rint(rounded, out=rounded)
+    np.clip(rounded, -half, half - 1, out=rounded)
+    return rounded
 
 
-def _search_scales(blocks: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """Return the scales of least squared error among those tried.
+def _search_scales(columns: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Return the scales ``[blocks]`` of least squared error among those tried, for ``[block, blocks]``.
 
     For rounded values r of a block b the best scale is (r.b) / (r.r), and it leaves an error of
     b.b - (r.b)^2 / (r.r): the largest second term wins. Rounding is tried with the largest value at -half plus
     offsets, coarse ones first, then those beside each block's best.
     """
     half = 1 << (bits - 1)
-    # A block is a column: sums over it are sums of rows, which is fast.
-    columns = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]).T)
-    largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)[0]
+    least, most = columns.min(axis=0), columns.max(axis=0)
+    largest = np.where(most > -least, most, least)
+    unit = np.divide(1, largest, out=np.zeros_like(largest), where=largest != 0)
     best: NDArray[np.float32] = np.zeros_like(largest)
     best_gain, best_offset = np.zeros_like(largest), np.zeros_like(largest)
     rounded = np.empty_like(columns)
 
-    def attempt(offset: NDArray[np.float32]) -> None:
-        nonlocal best, best_gain, best_offset
+    def attempt(offset: NDArray[np.float32] | np.float32) -> None:
         # The rounding scale is largest / (offset - half).
-        inverse = np.divide(offset - np.float32(half), largest, out=np.zeros_like(largest), where=largest != 0)
-        np.multiply(columns, inverse, out=rounded)
+        np.multiply(columns, (offset - np.float32(half)) * unit, out=rounded)
         np.rint(rounded, out=rounded)
         np.clip(rounded, -half, half - 1, out=rounded)
-        norms = np.einsum("in,in->n", rounded, rounded)
         products = np.einsum("in,in->n", rounded, columns)
-        scales = np.divide(products, norms, out=np.zeros_like(norms), where=norms != 0)
+        # Only a block of zeros has a norm below 1. Dividing under a mask would take longer than the rest.
+        scales = products / np.maximum(np.einsum("in,in->n", rounded, rounded), np.float32(1))
         gain = scales * products
         better = gain > best_gain
-        best, best_gain = np.where(better, scales, best), np.where(better, gain, best_gain)
-        best_offset = np.where(better, offset, best_offset)
+        # Faster than copyto's mask or where.
+        np.putmask(best, better, scales)
+        np.putmask(best_gain, better, gain)
+        np.putmask(best_offset, better, offset)
 
-    for step in range(-_COARSE_STEPS, _COARSE_STEPS + 1):
-        attempt(np.full_like(largest, _COARSE_STEP * step))
-    centre = best_offset
+    for coarse in _COARSE_OFFSETS:
+        attempt(np.float32(coarse))
+    centre = best_offset.copy()
     for side in (-_FINE_STEP, _FINE_STEP):
         attempt(centre + np.float32(side))
-    return best.reshape(blocks.shape[:-1])
+    # Of NaN no gain is better than none, and its block would be zeros.
+    return np.where(np.isfinite(largest), best, largest)
 
 
 def _pack(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
+    """Return the values as bytes; of 4 bits two in a byte, those that follow each other along the first axis."""
     unsigned: NDArray[np.uint8] = (values + np.float32(1 << (bits - 1))).astype(np.uint8)
     if bits == 8:
         return unsigned
-    packed: NDArray[np.uint8] = np.bitwise_or(unsigned[..., 0::2], np.left_shift(unsigned[..., 1::2], 4))
+    packed: NDArray[np.uint8] = np.bitwise_or(unsigned[0::2], np.left_shift(unsigned[1::2], 4))
     return packed

@@ -287,7 +287,9 @@ def test_fp16_is_float16_throughout_and_near(tiny_checkpoint: Path, tmp_path: Pa
     assert np.abs(reference.logits(ids) - onnx_engine(artifact).logits(ids)).max() < 0.02
 
 
-@pytest.mark.parametrize(("value", "precision"), [(7e4, "fp16"), (np.nan, "fp32"), (np.inf, "int8")])
+@pytest.mark.parametrize(
+    ("value", "precision"), [(7e4, "fp16"), (np.nan, "fp32"), (np.inf, "int8"), (np.nan, "int4"), (np.inf, "int4")]
+)
 def test_a_value_that_a_file_can_t_hold_is_named(
     value: float, precision: str, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

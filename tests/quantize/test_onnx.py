@@ -85,6 +85,29 @@ def test_a_block_of_zeros_stays_zeros() -> None:
         assert not dequantize_rows(quantized, bits, 40).any()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_block_with_a_value_that_is_no_number_has_such_a_scale(bad: float, bits: int) -> None:
+    weights = np.random.default_rng(0).standard_normal((3, 96)).astype(np.float32)
+    weights[1, 40] = bad
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(quantize_rows(weights, bits, 32).scales)
+    assert finite.tolist() == [[True] * 3, [True, False, True], [True] * 3]
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_eight_roundings_find_nearly_what_hundred_find(block: int) -> None:
+    weights = np.random.default_rng(0).standard_normal((200, block)).astype(np.float32)
+    found = weights - dequantize_rows(quantize_rows(weights, 4, block), 4, block)
+    largest = np.take_along_axis(weights, np.abs(weights).argmax(axis=1)[:, None], axis=1)
+    best = np.full(len(weights), np.inf)
+    for offset in np.linspace(-2, 1.2, 100):
+        rounded = np.clip(np.rint(weights * (offset - 8) / largest), -8, 7)
+        scales = (rounded * weights).sum(axis=1) / (rounded * rounded).sum(axis=1)
+        best = np.minimum(best, np.square(weights - rounded * scales[:, None]).sum(axis=1))
+    assert np.square(found).sum() <= 1.01 * best.sum()
+
+
 def test_the_scale_search_is_never_worse_than_onnxruntimes_round_to_nearest() -> None:
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
