@@ -4,14 +4,16 @@
 
 Makes a bfloat16 checkpoint of random weights in shards, in the shape of Qwen2.5-1.5B (``1.5b``, 3.1 GB) or
 Phi-4-mini (``3.8b``, 7.7 GB), and converts it, each command in a process of its own, in turn, ``--rounds`` times.
-Wall time is of the whole command, anonymous memory the largest RssAnon that was seen every 50 ms. Outputs are
-deleted at once, the checkpoint at the end.
+Wall time is of the whole command, anonymous memory the largest RssAnon that was seen every 50 ms. Each begins when
+the disk has what was written before it: ours waits for its file to be on the disk and would wait for that too, the
+peers don't wait. Outputs are deleted at once, the checkpoint at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -142,6 +144,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for name, command in commands.items():
                 out.mkdir(parents=True, exist_ok=True)
+                os.sync()
                 wall, anonymous, resident = measure(command)
                 written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
                 shutil.rmtree(out)

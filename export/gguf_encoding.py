@@ -64,12 +64,16 @@ def _f16(stored: Stored) -> NDArray[Any]:
 
 def _f16_of_bf16_bits(bits: NDArray[np.uint16]) -> NDArray[Any]:
     """Convert BF16's bits: by shifting where both types are normal, which is exact, and by a table elsewhere."""
-    sizes = bits & np.uint16(0x7FFF)
-    written: NDArray[np.uint16] = ((sizes - np.uint16(0x3800)) << np.uint16(3)) | (bits & np.uint16(0x8000))
+    flat = bits.reshape(-1)  # of a matrix, nonzero takes longer than all the rest
+    sizes = flat & np.uint16(0x7FFF)
+    written: NDArray[np.uint16] = sizes - np.uint16(0x3800)
+    np.left_shift(written, np.uint16(3), out=written)
+    np.bitwise_or(written, flat & np.uint16(0x8000), out=written)
     # From 2^-14 (0x3880) up to 2^16 (0x4780): a smaller one wraps round to more.
-    others = np.nonzero(sizes - np.uint16(0x3880) >= np.uint16(0x0F00))
-    written[others] = _f16_table().view(np.uint16)[bits[others]]
-    return written.view("<f2")
+    np.subtract(sizes, np.uint16(0x3880), out=sizes)
+    others = np.flatnonzero(sizes >= np.uint16(0x0F00))
+    written[others] = _f16_table().view(np.uint16)[flat[others]]
+    return written.view("<f2").reshape(bits.shape)
 
 
 @functools.cache
@@ -105,7 +109,10 @@ def _q8_0(stored: Stored) -> NDArray[Any]:
         raise UnsupportedError(f"has a value of size {float(peaks.max()):g}, too large for q8_0")
     with np.errstate(invalid="ignore"):
         scaled = np.multiply(values.reshape(-1, Q8_0_BLOCK), inverse[:, None], out=sizes.reshape(-1, Q8_0_BLOCK))
-    scaled += np.copysign(_BELOW_HALF, scaled)
+    # Half with the sign of each; copysign takes twice as long.
+    signed_halves = scaled.view(np.uint32) & np.uint32(1 << 31)
+    np.bitwise_or(signed_halves, _BELOW_HALF.view(np.uint32), out=signed_halves)
+    scaled += signed_halves.view(np.float32)
     written = np.empty((len(peaks), _Q8_0_BYTES), np.uint8)
     written[:, :2] = halves[:, None].view(np.uint8)
     with np.errstate(invalid="ignore"):

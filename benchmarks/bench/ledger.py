@@ -30,10 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from edgestill.bench_results import BenchRecord, MemoryLedger
-from edgestill.progress import Task
-from edgestill.runtime.bench import BenchOptions, bench_model
+from edgestill.runtime.bench import BenchOptions, bench_turns
 from edgestill.runtime.engine_options import KV_BYTES, EngineOptions
 from edgestill.runtime.model_source import locate_model
+from edgestill.turns import finish
 
 LAYERS, KV_HEADS, HEAD, CONTEXT, VOCABULARY = 30, 3, 64, 2048, 49_152
 TOLERANCE = 0.03
@@ -96,35 +96,20 @@ def make_checkpoint(folder: Path) -> None:
 
 @dataclass
 class Outside:
-    """Reads the PSS of this process's only child from outside, until ``rounds`` answers are over; a Progress."""
+    """Reads the PSS of this process's only child from outside, in a ``with`` block."""
 
-    rounds: int
     peak: int = 0
     samples: int = 0
-    answered: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
-    @contextlib.contextmanager
-    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
-        del label, total, unit
-        watch = threading.Thread(target=self.watch)
-        watch.start()
-        try:
-            yield self
-        finally:
-            self.over.set()
-            watch.join()
+    def __enter__(self) -> Outside:
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
 
-    def advance(self, amount: float = 1, **fields: str) -> None:
-        """Count an answer; what comes after the last is the ledger's own work."""
-        del amount, fields
-        self.answered += 1
-        if self.answered == self.rounds:
-            self.over.set()
-
-    def set_total(self, total: float) -> None: ...
-
-    def note(self, text: str) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
 
     def watch(self) -> None:
         """Read until it is over."""
@@ -191,8 +176,12 @@ def measure(folder: Path, engine: EngineOptions, threads: int) -> tuple[BenchRec
     options = BenchOptions(
         prompt_tokens=128, new_tokens=32, repetitions=3, warmup=1, threads=threads, engine_options=engine, ledger=True
     )
-    outside = Outside(options.repetitions + options.warmup)
-    return bench_model(folder, options, progress=outside), outside
+    work = bench_turns(folder, options)
+    # By turns, so that the process waits after its last answer: what comes then is the ledger's own work.
+    with Outside() as outside:
+        for _ in range(1 + options.warmup + options.repetitions):
+            next(work)
+    return finish(work), outside
 
 
 def report(folder: Path, engine: EngineOptions, record: BenchRecord, outside: Outside) -> bool:
