@@ -59,8 +59,9 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
-        self._plain = sampling.repetition_penalty == 1.0
         self._greedy = sampling.temperature == 0.0
+        if self._greedy and sampling.repetition_penalty == 1.0:
+            self.pick = most_likely_token  # type: ignore[method-assign]
 
     def pick(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
         """Return the next token's id from ``logits`` ``[vocab]``, which stay unchanged.
@@ -69,12 +70,7 @@ class Sampler:
         StageError when a logit isn't a number.
         """
         if self._greedy:
-            if not self._plain:
-                logits = penalised(logits, history, self.sampling.repetition_penalty)
-            best = int(logits.argmax())
-            if logits[best] != logits[best]:  # argmax stops at the first NaN
-                raise StageError(_NOT_NUMBERS)
-            return best
+            return most_likely_token(penalised(logits, history, self.sampling.repetition_penalty))
         ids, probabilities = candidates(logits, history, self.sampling)
         cumulative = probabilities.cumsum()
         drawn = int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
@@ -87,6 +83,14 @@ class Sampler:
         drawn = cumulative.searchsorted(self._random.random(count) * cumulative[-1], side="right")
         chosen: NDArray[np.int64] = ids[np.minimum(drawn, len(ids) - 1)]
         return chosen
+
+
+def most_likely_token(logits: NDArray[np.float32], history: Sequence[int] = ()) -> int:
+    """Return the id with the largest of ``logits``, the first of equal ones. Raises StageError for NaN."""
+    best = int(logits.argmax())
+    if math.isnan(logits.item(best)):  # argmax stops at the first NaN
+        raise StageError(_NOT_NUMBERS)
+    return best
 
 
 def penalised(logits: NDArray[np.float32], history: Sequence[int], penalty: float) -> NDArray[np.float32]:

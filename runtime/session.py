@@ -3,104 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from edgestill.dataset import Message
 from edgestill.errors import CheckpointError, ContextFullError, InputError, ModelFileError
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.classifier import refuse_classifier
 from edgestill.runtime.constrained_sampling import ConstrainedSampler
-from edgestill.runtime.constraint import Constraint, ConstraintOutcome
 from edgestill.runtime.constraints import ConstraintCompiler
 from edgestill.runtime.engine import Engine, KeepsState, Logits
 from edgestill.runtime.engine_options import DEFAULTS, EngineOptions
 from edgestill.runtime.engines import open_engine
+from edgestill.runtime.generation import Chunk, FinishReason, Generation, GenerationOptions, GenerationStatistics
 from edgestill.runtime.model_source import ModelSource, locate_model
 from edgestill.runtime.prefix_state import PREFIX_FILE, PrefixState, open_prefix_state
-from edgestill.runtime.sampling import Sampler, Sampling
+from edgestill.runtime.sampling import Sampler
 from edgestill.runtime.stop_strings import StopStrings
 from edgestill.runtime.tokenizer import FastTokenizer, GgufTokenizer, StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
 
+__all__ = [
+    "Chunk",
+    "FinishReason",
+    "Generation",
+    "GenerationOptions",
+    "GenerationStatistics",
+    "Session",
+    "read_tokenizer",
+]
+
 _WORTH_READING: Final = 1 / 8  # of a prefix's tokens; a token is read at least 15 times as fast as it is computed
 
-FinishReason = Literal["eos", "complete", "stop", "length", "cancelled"]
 Prompt = str | Sequence[Message] | Sequence[int]
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How an answer is made: its most tokens, the sampling, and what ends it.
+class _Begun(NamedTuple):
+    """A prompt that was read: its ids (a list of their own), the logits after it; what the statistics say of it."""
 
-    ``stop`` strings end the answer and aren't part of its text; ``ignore_eos`` goes on past the model's
-    own end (for benchmarks). Under a ``constraint`` only what it allows is sampled; the answer ends where nothing
-    may follow (finish reason ``complete``), or by the model's own end where the constraint lets it. Raises InputError
-    for a value out of its range.
-    """
-
-    max_new_tokens: int = 256
-    sampling: Sampling = field(default_factory=Sampling)
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    constraint: Constraint | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens: {self.max_new_tokens} is out of range; at least 1 is expected")
-        if "" in self.stop:
-            raise InputError("stop: an empty string would end every answer; leave it out")
-
-
-@dataclass(frozen=True)
-class GenerationStatistics:
-    """Counts and times (seconds) of one answer.
-
-    ``reused_tokens`` of the prompt were in the KV cache already, or in the prefix state. ``ttft_seconds`` runs from
-    the call to the first token, ``prefill_seconds`` is the engine's share of it (a prefix state's reading included);
-    ``token_seconds`` are the gaps between the tokens after the first, without what a consumer of the stream did in
-    between.
-    """
-
+    ids: list[int]
+    logits: Logits
     prompt_tokens: int
-    new_tokens: int
     reused_tokens: int
-    ttft_seconds: float
     prefill_seconds: float
-    token_seconds: tuple[float, ...]
-    total_seconds: float
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer: ``token_ids`` are all tokens that were drawn, with the EOS token that ended it.
-
-    ``constraint`` says whether the text satisfies the constraint (None: there was none).
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    finish_reason: FinishReason
-    statistics: GenerationStatistics
-    constraint: ConstraintOutcome | None = None
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of an answer: one token and the text it completes (perhaps none).
-
-    The last one has a ``finish_reason``; its ``token_id`` is None when the answer was cancelled.
-    """
-
-    text: str
-    token_id: int | None
-    finish_reason: FinishReason | None = None
 
 
 class Session:
@@ -220,9 +169,55 @@ class Session:
         constraint as :meth:`edgestill.runtime.constraints.ConstraintCompiler.compiled`, and StageError when the
         vocabulary can't go on with it.
         """
+        options = options or GenerationOptions()
+        if not options.stop and options.constraint is None:
+            return self._text_last(prompt, options)
         for _ in self.stream(prompt, options):
             pass
         assert self.last is not None  # the stream ran to its end
+        return self.last
+
+    def _text_last(self, prompt: Prompt, options: GenerationOptions) -> Generation:
+        """Answer as :meth:`stream` does, but write the text at the end: 5 us less of each token's time."""
+        started = perf_counter()
+        history, logits, prompt_tokens, reused, prefill_seconds = self._begin(prompt)
+        engine, sequence = self.engine, self._sequence
+        append, pick = engine.append, Sampler(options.sampling).pick
+        ends = frozenset() if options.ignore_eos else self.tokenizer.eos_ids
+        limit = min(options.max_new_tokens, engine.context_length - prompt_tokens + 1)
+        remembers = options.sampling.repetition_penalty != 1.0
+        new: list[int] = []
+        gaps: list[float] = []
+        reason: FinishReason = "length"
+        token = pick(logits, history)
+        marked = perf_counter()
+        ttft_seconds = marked - started
+        for left in range(limit - 1, -1, -1):
+            new.append(token)
+            if token in ends:
+                reason = "eos"
+                break
+            if not left:
+                break
+            if self._cancelled:
+                reason = "cancelled"
+                break
+            if remembers:
+                history.append(token)
+            logits = append((token,))
+            token = pick(logits, history)
+            now = perf_counter()
+            gaps.append(now - marked)
+            marked = now
+        # Whoever is stopped before leaves a sequence as long as the engine's no longer is: it is computed again.
+        sequence.extend(new[: len(gaps)])
+        decoder = StreamDecoder(self.tokenizer)
+        text = "".join(map(decoder.push, new[:-1] if reason == "eos" else new)) + decoder.finish()
+        total = perf_counter() - started
+        statistics = GenerationStatistics(
+            prompt_tokens, len(new), reused, ttft_seconds, prefill_seconds, tuple(gaps), total
+        )
+        self.last = Generation(text, tuple(new), prompt_tokens, reason, statistics)
         return self.last
 
     def stream(self, prompt: Prompt, options: GenerationOptions | None = None) -> Iterator[Chunk]:
@@ -232,13 +227,9 @@ class Session:
         """
         started = perf_counter()
         options = options or GenerationOptions()
-        self._cancelled = False
-        ids = self._ids(prompt)
-        prompt_tokens = len(ids)
         constrained = self._constrained(options) if options.constraint is not None else None
-        prefill_started = perf_counter()
-        reused, logits = self._prefill(ids)
-        prefill_seconds = perf_counter() - prefill_started
+        # The history grows with the answer.
+        history, logits, prompt_tokens, reused, prefill_seconds = self._begin(prompt)
 
         engine = self.engine
         append = engine.append
@@ -248,7 +239,6 @@ class Session:
         stop = StopStrings(options.stop) if options.stop else None
         ends = frozenset() if options.ignore_eos else self.tokenizer.eos_ids
         limit = min(options.max_new_tokens, engine.context_length - prompt_tokens + 1)
-        history = ids  # grows with the answer; the prompt's list is ours
         sequence = self._sequence
         new: list[int] = []
         gaps: list[float] = []
@@ -305,6 +295,14 @@ class Session:
         outcome = constrained.outcome(cut=reason == "stop") if constrained is not None else None
         self.last = Generation("".join(texts), tuple(new), prompt_tokens, reason, statistics, outcome)
         yield Chunk(text, None if reason == "cancelled" else token, reason)
+
+    def _begin(self, prompt: Prompt) -> _Begun:
+        """Read a prompt. Raises as :meth:`generate`."""
+        self._cancelled = False
+        ids = self._ids(prompt)
+        prompt_tokens, started = len(ids), perf_counter()
+        reused, logits = self._prefill(ids)
+        return _Begun(ids, logits, prompt_tokens, reused, perf_counter() - started)
 
     def _constrained(self, options: GenerationOptions) -> ConstrainedSampler:
         """Return the sampler of an answer under its constraint."""

@@ -26,6 +26,7 @@ import argparse
 import fcntl
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -54,32 +55,42 @@ def ours(model: Path, threads: int, depth: int) -> dict[str, Callable[[], float]
     options = GenerationOptions(max_new_tokens=NEW + 1, ignore_eos=True)
     session = Session.open(model, threads=threads, context_length=CONTEXT + depth)
     engine = session.engine
-    ids = [5 + number * 7 % (engine.vocab_size - 10) for number in range(max(PROMPT, depth))]
-    engine.append(ids[:depth] or ids[:1])
+    draw = random.Random(0)
+
+    def drawn(count: int) -> list[int]:
+        """Return tokens as llama-bench has them: the vocabulary's first one if it wants one, then any at random.
+
+        Which they are isn't all the same: some sequences of tokens take 5% longer than these.
+        """
+        first = session.tokenizer.encode("", add_special=True)[:1]
+        return [*first, *(draw.randrange(engine.vocab_size) for _ in range(count - len(first)))]
+
+    engine.append(drawn(depth) if depth else drawn(1))
 
     def read() -> float:
         seconds = 0.0
         for _ in range(2):  # the first is llama-bench's warm-up
+            ids = drawn(PROMPT)
             engine.rewind(depth)
             begun = time.perf_counter()
-            engine.append(ids[:PROMPT])
+            engine.append(ids)
             seconds = time.perf_counter() - begun
         return PROMPT / seconds
 
     def decode() -> float:
-        append = engine.append
+        append, ids = engine.append, drawn(NEW)
         engine.rewind(depth)
         append((ids[0],))
         engine.rewind(depth)
         begun = time.perf_counter()
-        for token in ids[:NEW]:
+        for token in ids:
             append((token,))
         return NEW / (time.perf_counter() - begun)
 
     def answer() -> float:
         session.reset()
-        gaps = session.generate(ids[:1], options).statistics.token_seconds
-        return len(gaps) / sum(gaps)
+        statistics = session.generate(drawn(1), options).statistics
+        return NEW / (statistics.total_seconds - statistics.ttft_seconds)  # the text's writing is in it
 
     return {"engine_prefill": read, "engine_decode": decode, "session_decode": answer}
 

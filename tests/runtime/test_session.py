@@ -139,10 +139,23 @@ def test_greedy_tokens_equal_transformers_generate(
         assert list(session.generate(ids, GenerationOptions(max_new_tokens=40)).token_ids) == expected
 
 
-def test_a_seeded_sample_repeats_and_a_stream_equals_generate(open_session: Callable[[str], Session]) -> None:
-    options = GenerationOptions(max_new_tokens=30, sampling=Sampling(temperature=1.0, top_p=0.9, seed=3))
-    with open_session("llama.cpp") as session:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(repetition_penalty=1.3),
+        Sampling(temperature=1.0, top_p=0.9, seed=3),
+        Sampling(temperature=1.0, repetition_penalty=1.3, seed=3),
+    ],
+)
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "llama.cpp"])
+def test_a_seeded_sample_repeats_and_a_stream_equals_generate(
+    engine: str, sampling: Sampling, open_session: Callable[[str], Session]
+) -> None:
+    options = GenerationOptions(max_new_tokens=30, sampling=sampling)
+    with open_session(engine) as session:
         whole = session.generate("Once", options)
+        assert session.generate("Once", options).token_ids == whole.token_ids
         chunks = list(session.stream("Once", options))
         assert "".join(chunk.text for chunk in chunks) == whole.text
         assert tuple(chunk.token_id for chunk in chunks) == whole.token_ids
@@ -150,6 +163,9 @@ def test_a_seeded_sample_repeats_and_a_stream_equals_generate(open_session: Call
         assert chunks[-1].finish_reason == whole.finish_reason
         assert session.last is not None
         assert session.last.text == whole.text
+        streamed, generated = session.last.statistics, whole.statistics
+        assert len(streamed.token_seconds) == len(generated.token_seconds) == len(whole.token_ids) - 1
+        assert streamed.reused_tokens == whole.prompt_tokens - 1
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "llama.cpp"])
@@ -261,6 +277,21 @@ def test_cancelling_from_another_thread_ends_the_answer() -> None:
     assert session.last is not None
     assert session.last.text == "".join(texts) == "a" * 5
     assert session.generate("xy", GenerationOptions(max_new_tokens=9)).text == "a" * 9
+
+
+def test_cancelling_ends_an_answer_that_is_not_streamed() -> None:
+    session = spelling("a" * 150)
+    engine, append = session.engine, session.engine.append
+
+    def cancels(token_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        if engine.position == 6:
+            session.cancel()
+        return append(token_ids)
+
+    engine.append = cancels  # type: ignore[method-assign]
+    answer = session.generate("xy")
+    assert (answer.text, answer.finish_reason) == ("a" * 6, "cancelled")
+    assert session.generate("xy", GenerationOptions(max_new_tokens=3)).text == "aaa"
 
 
 def test_a_stream_that_is_dropped_leaves_a_session_that_answers_rightly(
