@@ -29,6 +29,9 @@ LLAMA_CMAKE_ARGS := -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAM
 	-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF \
 	-DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/.ci/llama-core.cmake
 
+# llama.cpp's source and the objects of the native runtime, for the tests.
+export EDGESTILL_CACHE ?= $(CURDIR)/build/cache
+
 .PHONY: help quickstart install test lint clean
 
 help:
@@ -38,6 +41,7 @@ quickstart: install
 	$(BIN)/edgestill quickstart --out $(OUT)
 
 test: $(STAMPS)/test
+	$(BIN)/edgestill runner build --installed-llama --out build/native
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

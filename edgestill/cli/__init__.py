@@ -28,6 +28,7 @@ _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
     "bench",
     "compare",
     "chat",
+    "runner",
     "report",
     "doctor",
 )
