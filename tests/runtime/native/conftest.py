@@ -51,9 +51,13 @@ def prompts() -> tuple[GoldenInput, ...]:
 
 
 @pytest.fixture
-def repack(artifacts: list[Artifact], tmp_path: Path) -> Callable[[str], Path]:
-    """Pack the same artifacts with other golden answers."""
-    return lambda golden: pack_bundle(contents(artifacts, golden), tmp_path / "repacked").folder
+def repack(artifacts: list[Artifact], tmp_path: Path) -> Callable[..., Path]:
+    """Pack artifacts (None: the right ones) with golden answers."""
+
+    def pack(golden: str, packed: list[Artifact] | None = None) -> Path:
+        return pack_bundle(contents(packed or artifacts, golden), tmp_path / "repacked").folder
+
+    return pack
 
 
 @pytest.fixture(scope="session")
