@@ -208,7 +208,8 @@ def _zig_compiler(target: Target) -> Compiler:
     if importlib.util.find_spec("ziglang") is None:
         raise MissingDependencyError("the compiler for other machines isn't installed: pip install 'edgestill[native]'")
     zig = (sys.executable, "-m", "ziglang")
-    flags = ("-target", target.triple, f"-mcpu={target.cpu}")
+    # zig writes debug information unless told not to.
+    flags = ("-target", target.triple, f"-mcpu={target.cpu}", "-g0")
     version = importlib.metadata.version("ziglang")
     return Compiler((*zig, "cc"), (*zig, "c++"), flags, f"zig {version}")
 

@@ -1,9 +1,11 @@
 #include "model.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 
 #include "failure.h"
@@ -32,12 +34,29 @@ void keep_first_error(ggml_log_level level, const char *text, void *) {
     while (!first_error.empty() && first_error.back() == '\n') first_error.pop_back();
 }
 
+thread_local int loading = 0;
+
+// While a file is loaded on this thread, what llama.cpp asserts of it is an error of the file, not the process's end:
+// the exception unwinds through its frames. Elsewhere an assertion stays one.
+struct Loading {
+    Loading() { ++loading; }
+    ~Loading() { --loading; }
+    Loading(const Loading &) = delete;
+    Loading &operator=(const Loading &) = delete;
+};
+
+void on_abort(const char *message) {
+    if (loading != 0) throw std::runtime_error(message);
+    std::fprintf(stderr, "%s\n", message);
+}
+
 std::string reason() { return first_error.empty() ? "it gives no reason" : first_error; }
 
 void start_llama() {
     static std::once_flag once;
     std::call_once(once, [] {
         llama_log_set(keep_first_error, nullptr);
+        ggml_set_abort_callback(on_abort);
         llama_backend_init();
     });
     first_error.clear();
@@ -83,7 +102,12 @@ Model::Model(const std::string &path, const es_options &options) : path_(path) {
     llama_model_params settings = llama_model_default_params();
     settings.n_gpu_layers = 0;
     if (options.no_mmap != 0) settings.load_mode = LLAMA_LOAD_MODE_NONE;
-    model_.reset(llama_model_load_from_file(path.c_str(), settings));
+    const Loading asserted_of_the_file;
+    try {
+        model_.reset(llama_model_load_from_file(path.c_str(), settings));
+    } catch (const std::runtime_error &error) {
+        throw Failure(ES_CHANGED, path + ": llama.cpp can't load it (" + error.what() + ")");
+    }
     if (!model_) throw Failure(ES_CHANGED, path + ": llama.cpp can't load it (" + reason() + ")");
     vocab_ = llama_model_get_vocab(model_.get());
     vocab_size_ = llama_vocab_n_tokens(vocab_);
