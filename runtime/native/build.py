@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Final
 
 from edgestill.errors import InputError, MissingDependencyError, StageError
 from edgestill.progress import SILENT, Progress
+from edgestill.runtime.native.levels import PROCESSORS, join_levels
 from edgestill.runtime.native.objects import Compiler, Unit, compile_all
 from edgestill.runtime.native.source import VERSION, cache_folder, llama_source
 from edgestill.storage import whole_folder, write_text
@@ -32,19 +34,23 @@ HOST: Final = "host"
 
 @dataclass(frozen=True)
 class Target:
-    """A machine: its name in zig, the folder of ggml's kernels for it, and the CPU that they are compiled for."""
+    """A machine: its name in zig, ggml's folder of kernels for it, and the ISA levels that a program has them for.
+
+    ``levels`` names an entry of PROCESSORS; None: one level, ``cpu`` (flags).
+    """
 
     triple: str
     kernels: str
-    cpu: str
+    levels: str | None = None
+    cpu: tuple[str, ...] = ()
 
 
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
-        "aarch64-linux-musl": Target("aarch64-linux-musl", "arm", "generic"),
-        "armv7-linux-musleabihf": Target("arm-linux-musleabihf", "arm", "generic+v7a+neon+vfp4"),
-        "riscv64-linux-musl": Target("riscv64-linux-musl", "riscv", "baseline_rv64"),
-        "x86_64-linux-musl": Target("x86_64-linux-musl", "x86", "x86_64_v3"),
+        "aarch64-linux-musl": Target("aarch64-linux-musl", "arm", "arm64"),
+        "armv7-linux-musleabihf": Target("arm-linux-musleabihf", "arm", cpu=("-mcpu=generic+v7a+neon+vfp4",)),
+        "riscv64-linux-musl": Target("riscv64-linux-musl", "riscv", cpu=("-mcpu=baseline_rv64",)),
+        "x86_64-linux-musl": Target("x86_64-linux-musl", "x86", "x86"),
     }
 )
 
@@ -100,32 +106,46 @@ def build_native(
         raise InputError(f"target {target!r} can't be linked to the installed llama-cpp-python: leave that out")
     cache = cache or cache_folder()
     tree = llama_source(source, cache)
-    compiler = _host_compiler() if target == HOST else _zig_compiler(TARGETS[target])
+    machine = TARGETS.get(target)
+    compiler = _host_compiler() if machine is None else _zig_compiler(machine)
     compiler = Compiler(compiler.c, compiler.cpp, (*compiler.flags, *extra_flags), compiler.identity)
-    versions = _version_headers(tree, cache)
+    processor = None if machine is None or machine.levels is None else PROCESSORS[machine.levels]
+    # Everything but the kernels is for the least core; each level's kernels are for its own.
+    levels = [level.flags for level in processor.levels] if processor else [() if machine is None else machine.cpu]
     own = [Unit(path, _own_flags(tree)) for path in sorted((HERE / "src").glob("*.cpp"))]
-    units = [*own, *_common_units(tree)]
+    rest, kernels = [*own, *_common_units(tree)], list[Unit]()
     if not installed_llama:
-        kernels = TARGETS[target].kernels if target != HOST else _host_kernels()
-        units += _core_units(tree, versions, kernels)
+        versions = _version_headers(tree, cache)
+        rest += _core_units(tree, versions)
+        kernels = _kernel_units(tree, versions, _host_kernels() if machine is None else machine.kernels)
+    units = [unit.with_flags(levels[0]) for unit in rest]
+    units += [unit.with_flags(flags) for flags in levels for unit in kernels]
     objects, compiled = compile_all(units, compiler, cache / "objects", jobs=jobs, progress=progress)
+    main = objects[[unit.source.name for unit in own].index("main.cpp")]
+    others = [path for path in objects if path != main]
     with whole_folder(out_dir) as folder:
         shutil.copyfile(HERE / "include" / "edgestill.h", folder / "edgestill.h")
-        main = objects[[unit.source.name for unit in own].index("main.cpp")]
-        rest = [path for path in objects if path != main]
         if installed_llama:
             library = folder / "libedgestill.so"
             libraries = _installed_libraries()
             found = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", *_INSTALLED]
-            _link(compiler, ["-shared", "-Wl,--no-undefined", *map(str, rest), *found, *_SYSTEM], library)
+            _link(compiler, ["-shared", "-Wl,--no-undefined", *map(str, others), *found, *_SYSTEM], library)
             beside = [f"-L{folder}", "-ledgestill", "-Wl,-rpath,$ORIGIN", f"-Wl,-rpath-link,{libraries}"]
             _link(compiler, [str(main), *beside], folder / PROGRAM)
         else:
-            static = ["-static"] if target != HOST else []
+            static = ["-static", *levels[0]] if machine is not None else []
             stripped = [] if extra_flags else ["-s"]
-            _link(compiler, [*static, *stripped, *map(str, objects), *_SYSTEM], folder / PROGRAM)
-            if target == HOST:
-                _link(compiler, ["-shared", *stripped, *map(str, rest), *_SYSTEM], folder / "libedgestill.so")
+            if processor is None:
+                _link(compiler, [*static, *stripped, *map(str, objects), *_SYSTEM], folder / PROGRAM)
+            else:
+                with tempfile.TemporaryDirectory() as scratch:
+                    each = [objects[at : at + len(kernels)] for at in range(len(rest), len(objects), len(kernels))]
+                    made = join_levels(processor, each, objects[: len(rest)], Path(scratch))
+                    table = compile_all([Unit(made.pop(), ("-O2", *levels[0]))], compiler, cache / "objects")[0]
+                    parts = [*objects[: len(rest)], *made, *table]
+                    _link(compiler, [*static, *stripped, *map(str, parts), *_SYSTEM], folder / PROGRAM)
+            if machine is None:
+                _link(compiler, ["-shared", *stripped, *map(str, others), *_SYSTEM], folder / "libedgestill.so")
     shared = out_dir / "libedgestill.so"
     return NativeBuild(
         target=target,
@@ -157,20 +177,29 @@ def _common_units(tree: Path) -> list[Unit]:
     return [*cpp, Unit(tree / "vendor" / "hash" / "sha256" / "sha256.c", ("-O3", *flags[1:]))]
 
 
-def _core_units(tree: Path, versions: Path, kernels: str) -> list[Unit]:
-    """Return ggml, its kernels for one kind of processor, and llama."""
-    ggml, cpu, llama = tree / "ggml" / "src", tree / "ggml" / "src" / "ggml-cpu", tree / "src"
-    headers = [f"-I{folder}" for folder in (versions, ggml, cpu, llama, *_headers(tree))]
-    shared = ("-w", *_SECTIONS, *_CORE_DEFINES, *headers)
-    parts = [
-        *((path, "-O3") for pattern in _GGML for path in sorted(ggml.glob(pattern))),
-        *((path, "-O3") for pattern in _GGML_CPU for path in sorted(cpu.glob(pattern))),
-        *((cpu / "arch" / kernels / name, "-O3") for name in ("quants.c", "repack.cpp")),
-        # llama only builds graphs and handles tokens: -O2 is as fast there.
-        *((path, "-O2") for pattern in _LLAMA for path in sorted(llama.glob(pattern))),
+def _core_units(tree: Path, versions: Path) -> list[Unit]:
+    """Return ggml without its kernels, and llama."""
+    ggml, llama = tree / "ggml" / "src", tree / "src"
+    # llama only builds graphs and handles tokens: -O2 is as fast there.
+    return [
+        *(_core_unit(tree, versions, path, "-O3") for pattern in _GGML for path in sorted(ggml.glob(pattern))),
+        *(_core_unit(tree, versions, path, "-O2") for pattern in _LLAMA for path in sorted(llama.glob(pattern))),
     ]
-    standard = {".c": "-std=c11", ".cpp": "-std=c++17"}
-    return [Unit(path, (standard[path.suffix], level, *shared)) for path, level in parts if path.is_file()]
+
+
+def _kernel_units(tree: Path, versions: Path, kernels: str) -> list[Unit]:
+    """Return ggml's kernels for one kind of processor."""
+    cpu = tree / "ggml" / "src" / "ggml-cpu"
+    shared = [path for pattern in _GGML_CPU for path in sorted(cpu.glob(pattern))]
+    special = [path for name in ("quants.c", "repack.cpp") if (path := cpu / "arch" / kernels / name).is_file()]
+    return [_core_unit(tree, versions, path, "-O3") for path in (*shared, *special)]
+
+
+def _core_unit(tree: Path, versions: Path, path: Path, level: str) -> Unit:
+    ggml = tree / "ggml" / "src"
+    folders = (versions, ggml, ggml / "ggml-cpu", tree / "src", *_headers(tree))
+    standard = "-std=c11" if path.suffix == ".c" else "-std=c++17"
+    return Unit(path, (standard, level, "-w", *_SECTIONS, *_CORE_DEFINES, *(f"-I{folder}" for folder in folders)))
 
 
 def _version_headers(tree: Path, cache: Path) -> Path:
@@ -209,7 +238,7 @@ def _zig_compiler(target: Target) -> Compiler:
         raise MissingDependencyError("the compiler for other machines isn't installed: pip install 'edgestill[native]'")
     zig = (sys.executable, "-m", "ziglang")
     # zig writes debug information unless told not to.
-    flags = ("-target", target.triple, f"-mcpu={target.cpu}", "-g0")
+    flags = ("-target", target.triple, "-g0")
     version = importlib.metadata.version("ziglang")
     return Compiler((*zig, "cc"), (*zig, "c++"), flags, f"zig {version}")
 

@@ -37,6 +37,10 @@ class Unit:
     source: Path
     flags: tuple[str, ...] = ()
 
+    def with_flags(self, more: Sequence[str]) -> Unit:
+        """Return it with further flags."""
+        return Unit(self.source, (*self.flags, *more))
+
 
 def compile_all(
     units: Sequence[Unit],
