@@ -46,10 +46,17 @@ public:
     std::string selftest();
 
 private:
+    struct Replay {
+        size_t close = 0;    // tokens that aren't this machine's, but nearly
+        double largest = 0;  // gap of one
+    };
+
     void read_ends(const std::string &folder);
     int32_t shared(const int32_t *ids, size_t count) const;
     const float *prefill(const int32_t *ids, size_t count);
     std::vector<int32_t> bench_prompt(int32_t count) const;
+    Replay replay_of(const std::vector<int32_t> &prompt, const std::vector<int32_t> &golden, int32_t max_new_tokens,
+                     const std::string &where);
 
     std::string path_;
     std::unique_ptr<Manifest> manifest_;  // none for a bare file

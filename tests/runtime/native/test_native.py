@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgestill.artifact import Artifact, Checkpoint
@@ -170,7 +171,8 @@ def test_the_self_test_passes_and_finds_another_answer(
 ) -> None:
     for artifact in artifacts:
         with library.open(packed.folder, artifact.name) as session:
-            assert session.selftest()["prompts"] == 3
+            found = session.selftest()
+            assert (found["prompts"], found["close_tokens"], found["largest_gap"]) == (3, 0, 0.0)
     rows = [json.loads(line) for line in (packed.folder / "golden.jsonl").read_text().splitlines()]
     rows[1]["token_ids"]["gguf-q4_0"][3] += 1
     rows[2]["prompt"][1]["content"] += "!"
@@ -184,6 +186,33 @@ def test_the_self_test_passes_and_finds_another_answer(
     ):
         with library.open(changed, name) as session, pytest.raises(GateError, match=said):
             session.selftest()
+
+
+def test_a_token_that_is_nearly_as_likely_is_close(
+    library: NativeLibrary, packed: Bundle, repack: Callable[..., Path], artifacts: list[Artifact]
+) -> None:
+    wanted = next(artifact for artifact in artifacts if artifact.name == "gguf-f16")
+    rows = [json.loads(line) for line in (packed.folder / "golden.jsonl").read_text().splitlines()]
+    row = rows[0]
+    gaps = set()
+    with Session.open(packed.artifact_folder("gguf-f16")) as python:
+        logits = python.read([*row["prompt_ids"], *row["token_ids"]["gguf-f16"][:-1]]).copy()
+    likeliest = np.argsort(-logits)
+    for rank in (1, 2, 5, 50, 200):
+        token = int(likeliest[rank])
+        gap = float((logits[likeliest[0]] - logits[token]) / (logits[likeliest[0]] - logits.mean(dtype=np.float64)))
+        answer = [*row["token_ids"]["gguf-f16"][:-1], token]
+        changed = [{**row, "token_ids": {"gguf-f16": answer}}, *rows[1:]]
+        with library.open(repack("".join(json.dumps(one) + "\n" for one in changed), [wanted]), "gguf-f16") as session:
+            if gap > 0.05:
+                with pytest.raises(GateError, match="differs at token 23"):
+                    session.selftest()
+            else:
+                found = session.selftest()
+                assert found["close_tokens"] == 1
+                assert found["largest_gap"] == pytest.approx(gap, rel=1e-3)
+        gaps.add(gap > 0.05)
+    assert gaps == {True, False}
 
 
 @pytest.mark.parametrize(
