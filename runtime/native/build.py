@@ -112,7 +112,8 @@ def build_native(
     processor = None if machine is None or machine.levels is None else PROCESSORS[machine.levels]
     # Everything but the kernels is for the least core; each level's kernels are for its own.
     levels = [level.flags for level in processor.levels] if processor else [() if machine is None else machine.cpu]
-    own = [Unit(path, _own_flags(tree)) for path in sorted((HERE / "src").glob("*.cpp"))]
+    whose = () if installed_llama else ("-DES_OWN_LLAMA",)
+    own = [Unit(path, (*_own_flags(tree), *whose)) for path in sorted((HERE / "src").glob("*.cpp"))]
     rest, kernels = [*own, *_common_units(tree)], list[Unit]()
     if not installed_llama:
         versions = _version_headers(tree, cache)

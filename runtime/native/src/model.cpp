@@ -38,11 +38,34 @@ thread_local int loading = 0;
 
 // While a file is loaded on this thread, what llama.cpp asserts of it is an error of the file, not the process's end:
 // the exception unwinds through its frames. Elsewhere an assertion stays one.
-struct Loading {
-    Loading() { ++loading; }
-    ~Loading() { --loading; }
+//
+// What llama.cpp logs is one for a process. A library that has llama.cpp in it keeps it to itself; one that shares the
+// host's takes it while it loads and frees, and gives it back.
+class Loading {
+public:
+    Loading() {
+        ++loading;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (loads_++ == 0) {
+            llama_log_get(&callback_, &user_);
+            llama_log_set(keep_first_error, nullptr);
+        }
+    }
+    ~Loading() {
+        --loading;
+        const std::lock_guard<std::mutex> lock(mutex_);
+#ifndef ES_OWN_LLAMA
+        if (--loads_ == 0) llama_log_set(callback_, user_);
+#endif
+    }
     Loading(const Loading &) = delete;
     Loading &operator=(const Loading &) = delete;
+
+private:
+    static inline std::mutex mutex_;
+    static inline int loads_ = 0;
+    static inline ggml_log_callback callback_ = nullptr;
+    static inline void *user_ = nullptr;
 };
 
 void on_abort(const char *message) {
@@ -55,7 +78,6 @@ std::string reason() { return first_error.empty() ? "it gives no reason" : first
 void start_llama() {
     static std::once_flag once;
     std::call_once(once, [] {
-        llama_log_set(keep_first_error, nullptr);
         ggml_set_abort_callback(on_abort);
         llama_backend_init();
     });
@@ -98,11 +120,11 @@ Model::Model(const std::string &path, const es_options &options) : path_(path) {
         throw Failure(ES_USAGE, "threads and context_length are at least 1, or 0 for the default");
     }
     const GgufHeader header = read_gguf_header(path);
+    const Loading quiet_and_whole;
     start_llama();
     llama_model_params settings = llama_model_default_params();
     settings.n_gpu_layers = 0;
     if (options.no_mmap != 0) settings.load_mode = LLAMA_LOAD_MODE_NONE;
-    const Loading asserted_of_the_file;
     try {
         model_.reset(llama_model_load_from_file(path.c_str(), settings));
     } catch (const std::runtime_error &error) {
@@ -118,6 +140,13 @@ Model::Model(const std::string &path, const es_options &options) : path_(path) {
     context_length_ = std::min(trained > 0 ? trained : kDefaultContext, asked);
     open_context(options, header.all_float32);
     read_vocabulary();
+}
+
+Model::~Model() {
+    const Loading quiet;  // it logs while it frees, too
+    context_.reset();
+    pool_.reset();
+    model_.reset();
 }
 
 void Model::open_context(const es_options &options, bool all_float32) {

@@ -18,6 +18,9 @@ class Model {
 public:
     // Throws Failure with llama.cpp's own reason.
     Model(const std::string &path, const es_options &options);
+    ~Model();
+    Model(const Model &) = delete;
+    Model &operator=(const Model &) = delete;
 
     int32_t context_length() const { return context_length_; }
     int32_t vocab_size() const { return vocab_size_; }
