@@ -43,23 +43,6 @@ print(opened)
 """
 
 
-def test_the_log_of_the_python_runtime_stays_its_own(library: NativeLibrary, packed: Bundle, tmp_path: Path) -> None:
-    from edgestill.runtime.engines.llama_cpp import log_lines, log_to
-
-    model = packed.artifact_folder("gguf-f16")
-    Session.open(model, threads=1).close()
-    with library.open(packed.folder, "gguf-f16", threads=1) as native:
-        native.generate([1, 2, 3], LONG)
-    log_to(tmp_path / "llama.log")
-    try:
-        before = len(log_lines())
-        Session.open(model, threads=1).close()
-    finally:
-        log_to(None)
-    assert "llama" in (tmp_path / "llama.log").read_text()
-    assert before or log_lines()
-
-
 def test_damaged_headers_never_end_the_process(built: NativeBuild, packed: Bundle, tmp_path: Path) -> None:
     model = packed.folder / "artifacts" / "gguf-f16" / "model.gguf"
     arguments = [str(built.library), str(model), str(tmp_path / "spoilt.gguf"), "300"]

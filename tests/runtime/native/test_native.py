@@ -285,6 +285,23 @@ def test_a_version_that_is_later_is_told_apart(bundle: Path, library: NativeLibr
         library.open(bundle)
 
 
+def test_the_log_of_the_python_runtime_stays_its_own(library: NativeLibrary, packed: Bundle, tmp_path: Path) -> None:
+    from edgestill.runtime.engines.llama_cpp import log_lines, log_to
+
+    model = packed.artifact_folder("gguf-f16")
+    Session.open(model, threads=1).close()
+    with library.open(packed.folder, "gguf-f16", threads=1) as native:
+        native.generate([1, 2, 3], LONG)
+    log_to(tmp_path / "llama.log")
+    try:
+        before = len(log_lines())
+        Session.open(model, threads=1).close()
+    finally:
+        log_to(None)
+    assert "llama" in (tmp_path / "llama.log").read_text()
+    assert before or log_lines()
+
+
 def test_the_program_generates_tests_itself_and_measures(built: NativeBuild, packed: Bundle) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([built.program, *map(str, arguments)], capture_output=True, text=True, check=False)
