@@ -49,7 +49,9 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
         "aarch64-linux-musl": Target("aarch64-linux-musl", "arm", "arm64"),
         "armv7-linux-musleabihf": Target("arm-linux-musleabihf", "arm", cpu=("-mcpu=generic+v7a+neon+vfp4",)),
-        "riscv64-linux-musl": Target("riscv64-linux-musl", "riscv", cpu=("-mcpu=baseline_rv64",)),
+        "riscv64-linux-musl": Target(
+            "riscv64-linux-musl", "riscv", cpu=("-mcpu=baseline_rv64", "-U__riscv_v_intrinsic")
+        ),
         "x86_64-linux-musl": Target("x86_64-linux-musl", "x86", "x86"),
     }
 )
