@@ -59,9 +59,8 @@ class Sampler:
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
+        self._plain = sampling.repetition_penalty == 1.0
         self._greedy = sampling.temperature == 0.0
-        if self._greedy and sampling.repetition_penalty == 1.0:
-            self.pick = most_likely_token  # type: ignore[method-assign]
 
     def pick(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
         """Return the next token's id from ``logits`` ``[vocab]``, which stay unchanged.
@@ -70,7 +69,12 @@ class Sampler:
         StageError when a logit isn't a number.
         """
         if self._greedy:
-            return most_likely_token(penalised(logits, history, self.sampling.repetition_penalty))
+            if not self._plain:
+                logits = penalised(logits, history, self.sampling.repetition_penalty)
+            best = int(logits.argmax())
+            if math.isnan(logits.item(best)):  # argmax stops at the first NaN
+                raise StageError(_NOT_NUMBERS)
+            return best
         ids, probabilities = candidates(logits, history, self.sampling)
         cumulative = probabilities.cumsum()
         drawn = int(cumulative.searchsorted(self._random.random() * cumulative[-1], side="right"))
@@ -83,14 +87,6 @@ class Sampler:
         drawn = cumulative.searchsorted(self._random.random(count) * cumulative[-1], side="right")
         chosen: NDArray[np.int64] = ids[np.minimum(drawn, len(ids) - 1)]
         return chosen
-
-
-def most_likely_token(logits: NDArray[np.float32], history: Sequence[int] = ()) -> int:
-    """Return the id with the largest of ``logits``, the first of equal ones. Raises StageError for NaN."""
-    best = int(logits.argmax())
-    if math.isnan(logits.item(best)):  # argmax stops at the first NaN
-        raise StageError(_NOT_NUMBERS)
-    return best
 
 
 def penalised(logits: NDArray[np.float32], history: Sequence[int], penalty: float) -> NDArray[np.float32]:

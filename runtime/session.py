@@ -178,7 +178,7 @@ class Session:
         return self.last
 
     def _text_last(self, prompt: Prompt, options: GenerationOptions) -> Generation:
-        """Answer as :meth:`stream` does, but write the text at the end: 5 us less of each token's time."""
+        """Answer as :meth:`stream` does, but write the text at the end: 3 us less of each token's time."""
         started = perf_counter()
         history, logits, prompt_tokens, reused, prefill_seconds = self._begin(prompt)
         engine, sequence = self.engine, self._sequence
@@ -209,7 +209,7 @@ class Session:
             now = perf_counter()
             gaps.append(now - marked)
             marked = now
-        # Whoever is stopped before leaves a sequence as long as the engine's no longer is: it is computed again.
+        # If an error ends the loop, the sequence stays shorter than the engine's, and the next prompt is read anew.
         sequence.extend(new[: len(gaps)])
         decoder = StreamDecoder(self.tokenizer)
         text = "".join(map(decoder.push, new[:-1] if reason == "eos" else new)) + decoder.finish()

@@ -6,6 +6,7 @@ to the shared libraries of the installed llama-cpp-python: half a minute, and th
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -225,7 +226,18 @@ def _host_compiler() -> Compiler:
         if shutil.which(name.split()[0]) is None:
             raise MissingDependencyError(f"no compiler {name!r} here; install one (Debian: apt-get install g++)")
     version = subprocess.run([*cpp.split(), "--version"], capture_output=True, text=True, check=False).stdout
-    return Compiler(tuple(c.split()), tuple(cpp.split()), ("-march=native",), version.partition("\n")[0])
+    # What "native" is differs between machines that share a cache: what the compiler predefines tells it.
+    native = subprocess.run(
+        [*cpp.split(), "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if native.returncode:
+        raise StageError(f"the compiler {cpp!r} doesn't know this processor (-march=native); set CXX to another")
+    told = hashlib.sha256(native.stdout.encode()).hexdigest()[:16]
+    identity = f"{version.partition(chr(10))[0]}, native {told}"
+    return Compiler(tuple(c.split()), tuple(cpp.split()), ("-march=native",), identity)
 
 
 def _host_kernels() -> str:

@@ -53,7 +53,7 @@ def compile_all(
     """Return the units' objects, in their order, and how many were compiled now.
 
     What an object depends on is its source and the headers that the preprocessor met (a list kept beside it), the
-    compiler and the flags: all by content, so that a checkout that moved compiles nothing. Raises StageError with the
+    compiler and the flags: files by content, so that a touched one compiles nothing. Raises StageError with the
     compiler's first error.
     """
     cache.mkdir(parents=True, exist_ok=True)
@@ -73,9 +73,8 @@ def compile_all(
 def _object(unit: Unit, compiler: Compiler, cache: Path) -> tuple[Path, bool]:
     """Return a unit's object, and whether it was compiled now."""
     command = [*compiler.command(unit.source), *compiler.flags, *unit.flags]
-    # Folders may move; which of them are searched, and in which order, is told by the content that is found.
-    told = [part for part in command if not part.startswith("-I")]
-    recipe = sha256_json([told, compiler.identity, unit.source.name, _sha256(unit.source)])
+    # The searched folders too: the list of headers has paths, and another checkout's may differ from this one's.
+    recipe = sha256_json([command, compiler.identity, str(unit.source), _sha256(unit.source)])
     listed = cache / f"{recipe}.headers"
     if listed.is_file():
         headers = [Path(line) for line in listed.read_text(encoding="utf-8").splitlines()]

@@ -10,7 +10,7 @@ namespace edgestill {
 
 namespace {
 
-// The first of the largest, four at a time as the compiler likes it; NaN is found by the caller.
+// The first of the largest, or the first NaN.
 int32_t largest(const float *logits, int32_t count) {
     int32_t best = 0;
     for (int32_t i = 1; i < count; ++i) {
