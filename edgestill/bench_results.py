@@ -58,7 +58,7 @@ class EngineBuild(Record):
 
 
 class Environment(Record):
-    """Where a measurement was taken, and in which state the processor was.
+    """Where a measurement was taken, and in which state the processor was; ``python`` is null where none was there.
 
     ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
     degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
@@ -70,7 +70,7 @@ class Environment(Record):
     cores: int
     memory_bytes: int
     system: str
-    python: str
+    python: str | None
     versions: dict[str, str]
     load_average: float | None
     governor: str | None = None

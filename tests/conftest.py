@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,18 @@ def replace_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         return model
 
     return replace
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Give a TCP port of the loopback interface that nobody listens on."""
+
+    def free() -> int:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            return int(one.getsockname()[1])
+
+    return free
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def _notes(document: BenchDocument) -> Iterator[str]:
 
 def _environment(environment: Environment, created: str | None) -> str:
     parts = [environment.cpu, f"{environment.cores} cores", quantity(environment.memory_bytes, "bytes")]
-    parts += [environment.system, f"Python {environment.python}"]
+    parts += [environment.system, *([f"Python {environment.python}"] if environment.python else [])]
     parts += [f"{name} {version}" for name, version in sorted(environment.versions.items())]
     parts.append(f"governor {environment.governor or 'unknown'}")
     if (limits := environment.limits) is not None:

@@ -71,8 +71,9 @@ def _machine(document: BenchDocument) -> Metadata:
         "cpu_model_name": _line(environment.cpu),
         "cpu_count": environment.cores,
         "platform": _line(environment.system),
-        "python_version": _line(environment.python),
     }
+    if environment.python:
+        about["python_version"] = _line(environment.python)
     if environment.load_average is not None:
         about["load_avg_1min"] = environment.load_average
     if environment.governor:

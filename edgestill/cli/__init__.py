@@ -29,6 +29,7 @@ _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
     "compare",
     "chat",
     "runner",
+    "apps",
     "report",
     "doctor",
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgestill.cli import console
+
+if TYPE_CHECKING:
+    from edgestill.runtime.self_test import SelfTest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -98,9 +101,16 @@ def inspect(
 def verify(
     folder: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     golden: Annotated[bool, typer.Option(help="Replay golden.jsonl on every artifact.")] = True,
+    close: Annotated[
+        bool,
+        typer.Option("--close", help="Go along the golden answers; a token that is nearly this machine's passes too."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Check every hash, then generate every golden answer again on every artifact."""
+    """Check every hash, then generate every golden answer again on every artifact.
+
+    Another kind of processor than the packer's rounds differently: --close is for it.
+    """
     import json
 
     from edgestill.bundle import open_bundle, verify_files
@@ -108,7 +118,17 @@ def verify(
     bundle = open_bundle(folder)
     verify_files(bundle)
     compared = 0
-    if golden:
+    tests: list[SelfTest] = []
+    if golden and close:
+        from edgestill.runtime.self_test import self_test
+        from edgestill.runtime.session import Session
+
+        with console.open_progress() as progress:
+            for artifact in bundle.manifest.artifacts:
+                with Session.open(bundle.artifact_folder(artifact.name)) as session:
+                    tests.append(self_test(session, bundle, artifact.name, progress=progress))
+        compared = sum(test.prompts for test in tests)
+    elif golden:
         from edgestill.runtime.golden import replay_golden
 
         with console.open_progress() as progress:
@@ -120,8 +140,14 @@ def verify(
             "content_sha256": bundle.manifest.content_sha256,
             "files": len(bundle.manifest.files),
             "golden_answers": compared if golden else None,
+            **({"self_tests": [json.loads(test.to_json()) for test in tests]} if tests else {}),
         }
         console.print_json(json.dumps(document, indent=2))
     else:
         replayed = f"{compared} golden answers equal" if golden else "golden answers not replayed"
+        if tests:
+            nearly = sum(test.close_tokens for test in tests)
+            largest = max(test.largest_gap for test in tests)
+            replayed = f"{compared} golden answers gone along, {nearly} of {sum(test.tokens for test in tests)} tokens "
+            replayed += f"close (at most {largest:.2%} of their logit's height)"
         typer.echo(f"{folder}: {len(bundle.manifest.files)} files intact, {replayed}")

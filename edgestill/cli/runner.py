@@ -20,8 +20,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def build(
-    target: Annotated[str, typer.Option(help="host, or what it is compiled for, e.g. aarch64-linux-musl.")] = "host",
-    out: Annotated[Path, typer.Option(help="Folder for edgestill-run, edgestill.h and, for the host, the library.")] = (
+    target: Annotated[str, typer.Option(help="host, android, or a machine: aarch64-linux-musl for one.")] = "host",
+    out: Annotated[Path, typer.Option(help="Folder for edgestill-run, libedgestill and edgestill.h.")] = (
         Path("runner")
     ),
     source: Annotated[
@@ -31,6 +31,10 @@ def build(
     installed_llama: Annotated[
         bool, typer.Option("--installed-llama", help="Link to the installed llama-cpp-python's libraries.")
     ] = False,
+    ndk: Annotated[Path | None, typer.Option(help="Android's NDK, for the target android.")] = None,
+    toolchain: Annotated[
+        Path | None, typer.Option(help="TOML file that names another compiler than zig: c, cpp, ar, flags.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Files compiled at a time (default: the cores).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -38,8 +42,16 @@ def build(
     from edgestill.runtime.native.build import build_native
 
     with console.open_progress() as progress:
-        built = build_native(target, out, source=source, installed_llama=installed_llama, jobs=jobs, progress=progress)
-    files = [path for path in (built.program, built.library, built.header) if path is not None]
+        built = build_native(
+            target,
+            out,
+            source=source,
+            installed_llama=installed_llama,
+            ndk=ndk,
+            toolchain=toolchain,
+            jobs=jobs,
+            progress=progress,
+        )
     if as_json:
         document = {
             "schema": "edgestill.runner/1",
@@ -47,9 +59,9 @@ def build(
             "compiler": built.compiler,
             "units": built.units,
             "compiled": built.compiled,
-            "files": [{"path": str(path), "size_bytes": path.stat().st_size} for path in files],
+            "files": [{"path": str(path), "size_bytes": path.stat().st_size} for path in built.files],
         }
         console.print_json(json.dumps(document, indent=2))
         return
-    for path in files:
+    for path in built.files:
         console.print_line(f"{path}  {console.size(path.stat().st_size)}")

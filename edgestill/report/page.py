@@ -56,7 +56,8 @@ def environment_lines(environment: Environment | None) -> Iterator[tuple[str, st
     yield "processor", printable(f"{environment.cpu}, {environment.cores} cores")
     yield "memory", quantity(environment.memory_bytes, "bytes")
     yield "system", printable(environment.system)
-    yield "Python", printable(environment.python)
+    if environment.python is not None:
+        yield "Python", printable(environment.python)
     load = environment.load_average
     yield "load average", "not recorded" if load is None else f"{load:.2f}"
     yield from ((printable(name), printable(version)) for name, version in sorted(environment.versions.items()))

@@ -19,9 +19,10 @@ from edgestill.runtime.native.elf import ObjectFile
 
 @dataclass(frozen=True)
 class Level:
-    """An ISA level: a name for symbols, the compiler's flags, and a C expression that says whether the core has it."""
+    """An ISA level: a name for symbols, zig's flags and those of clang and gcc, and whether the core has it, in C."""
 
     name: str
+    zig: tuple[str, ...]
     flags: tuple[str, ...]
     has: str
 
@@ -62,26 +63,28 @@ PROCESSORS: Final[Mapping[str, Processor]] = MappingProxyType(
             "jmp *edgestill_kernels+{at}(%rip)",
             _CPUID,
             (
-                Level("v1", ("-mcpu=x86_64",), "1"),
-                Level("v2", ("-mcpu=x86_64_v2",), "has_v2()"),
-                Level("v3", ("-mcpu=x86_64_v3",), "has_v3()"),
+                Level("v1", ("-mcpu=x86_64",), ("-march=x86-64",), "1"),
+                Level("v2", ("-mcpu=x86_64_v2",), ("-march=x86-64-v2",), "has_v2()"),
+                Level("v3", ("-mcpu=x86_64_v3",), ("-march=x86-64-v3",), "has_v3()"),
             ),
         ),
         "arm64": Processor(
             "adrp x16, edgestill_kernels+{at}\\n ldr x16, [x16, :lo12:edgestill_kernels+{at}]\\n br x16",
             _AUXILIARY,
             (
-                Level("v80", ("-mcpu=generic",), "1"),
+                Level("v80", ("-mcpu=generic",), ("-march=armv8-a",), "1"),
                 # HWCAP_ASIMDDP, and HWCAP_ASIMDHP for half precision, which every core with dot products has.
                 Level(
                     "dotprod",
                     ("-mcpu=generic+v8_2a+dotprod+fullfp16",),
+                    ("-march=armv8.2-a+dotprod+fp16",),
                     "(getauxval(16) >> 20 & getauxval(16) >> 10 & 1)",
                 ),
                 # HWCAP2_I8MM
                 Level(
                     "i8mm",
                     ("-mcpu=generic+v8_2a+dotprod+fullfp16+i8mm",),
+                    ("-march=armv8.2-a+dotprod+fp16+i8mm",),
                     "(getauxval(16) >> 20 & getauxval(16) >> 10 & getauxval(26) >> 13 & 1)",
                 ),
             ),
@@ -129,11 +132,12 @@ def _source(processor: Processor, called: Sequence[str]) -> str:
     levels = [level.name for level in processor.levels]
     declared = "".join(f"extern void {name}_{level}(void);\n" for level in levels for name in called)
     rows = "".join("    {" + ", ".join(f"{name}_{level}" for name in called) + "},\n" for level in levels)
-    # Of an inline function each object may have its own: this one is as good, and weak as they are.
+    # Of an inline function each object may have its own: this one is as good, and weak as they are. Hidden, as in a
+    # shared library another one's function of that name would be called.
     jumps = ""
     for number, name in enumerate(called):
         jump = processor.jump.format(at=f"8*{number}")
-        jumps += f'__asm__(".text\\n.weak {name}\\n.type {name},%function\\n{name}:\\n {jump}\\n");\n'
+        jumps += f'__asm__(".text\\n.weak {name}\\n.hidden {name}\\n.type {name},%function\\n{name}:\\n {jump}\\n");\n'
     chosen = "".join(f"    if ({level.has}) level = {number};\n" for number, level in enumerate(processor.levels))
     return (
         f"#include <string.h>\n{processor.include}\n"

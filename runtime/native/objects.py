@@ -18,12 +18,16 @@ from edgestill.storage import sha256_json
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C and a C++ compiler as command lines, and the flags of every file. ``identity`` says which they are."""
+    """A C and a C++ compiler and an archiver as command lines, and the flags of every file.
+
+    ``identity`` says which they are.
+    """
 
     c: tuple[str, ...]
     cpp: tuple[str, ...]
     flags: tuple[str, ...] = ()
     identity: str = ""
+    archiver: tuple[str, ...] = ("ar",)
 
     def command(self, source: Path) -> tuple[str, ...]:
         """Return the compiler for a file, by its suffix."""

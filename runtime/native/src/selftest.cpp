@@ -146,7 +146,7 @@ std::string Session::selftest() {
         largest = std::max(largest, replay.largest);
     }
     if (number == 0) throw Failure(ES_CHANGED, path + ": no golden answers in it");
-    const json value = {
+    const nlohmann::ordered_json value = {
         {"schema", "edgestill.selftest/1"}, {"artifact", artifact_}, {"prompts", number},
         {"tokens", tokens},                 {"close_tokens", close}, {"largest_gap", largest}};
     return value.dump(2);

@@ -21,6 +21,11 @@ using json = nlohmann::json;
 constexpr uint64_t kMostConfig = 1 << 20;
 constexpr int32_t kUsualTokens = 256;
 
+// Null for none.
+nlohmann::ordered_json named(const std::string &text) {
+    return text.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(text);
+}
+
 double since(Clock::time_point begun) { return std::chrono::duration<double>(Clock::now() - begun).count(); }
 
 // Holds back what may begin a stop string, as edgestill.runtime.stop_strings does.
@@ -93,6 +98,7 @@ Session::Session(const std::string &path, const std::string &artifact, const es_
     } else if (!artifact.empty()) {
         throw Failure(ES_USAGE, path + ": not a bundle's folder, so it has no artifact '" + artifact + "'");
     }
+    model_path_ = model;
     model_ = std::make_unique<Model>(model, options);
     read_ends(folder_of(model));
     load_seconds_ = since(begun);
@@ -217,10 +223,10 @@ void Session::generate(const int32_t *ids, size_t count, const es_generation &ge
 }
 
 std::string Session::statistics() const {
-    json value = {
+    const nlohmann::ordered_json value = {
         {"schema", "edgestill.session/1"},
         {"model", model_->description()},
-        {"artifact", artifact_.empty() ? json() : json(artifact_)},
+        {"artifact", named(artifact_)},
         {"threads", model_->threads()},
         {"context_length", model_->context_length()},
         {"kv_precision", model_->kv_precision()},
@@ -233,7 +239,7 @@ std::string Session::statistics() const {
         {"prefill_seconds", last_.prefill_seconds},
         {"total_seconds", last_.total_seconds},
         {"token_seconds", last_.token_seconds},
-        {"finish_reason", last_.finish_reason.empty() ? json() : json(last_.finish_reason)},
+        {"finish_reason", named(last_.finish_reason)},
     };
     return value.dump(2, ' ', false, json::error_handler_t::replace);
 }

@@ -61,6 +61,7 @@ private:
     std::string path_;
     std::unique_ptr<Manifest> manifest_;  // none for a bare file
     std::string artifact_;
+    std::string model_path_;
     std::string model_sha256_;  // empty for a bare file
     double load_seconds_ = 0;
     std::unique_ptr<Model> model_;

@@ -40,7 +40,7 @@ def compiled(folder: Path, name: str, text: str, *flags: str) -> Path:
 def processor(*has: str) -> Processor:
     """This machine's way to jump, with levels that it has or hasn't."""
     own = PROCESSORS["x86" if platform.machine() == "x86_64" else "arm64"]
-    return replace(own, levels=tuple(Level(f"l{number}", (), text) for number, text in enumerate(has)))
+    return replace(own, levels=tuple(Level(f"l{number}", (), (), text) for number, text in enumerate(has)))
 
 
 @pytest.mark.parametrize(
