@@ -58,7 +58,9 @@ class EngineBuild(Record):
 
 
 class Environment(Record):
-    """Where a measurement was taken, and in which state the processor was; ``python`` is null where none was there.
+    """Where a measurement was taken, and in which state the processor was.
+
+    ``memory_bytes`` is null where a browser doesn't tell it, ``python`` where none was there.
 
     ``governor`` is that of the cores this process may use, ``clock_mhz`` their clocks at that moment, ``temperatures``
     degrees Celsius by sensor, ``throttled`` how often the cores were slowed for heat since the system started; null
@@ -68,7 +70,7 @@ class Environment(Record):
 
     cpu: str
     cores: int
-    memory_bytes: int
+    memory_bytes: int | None
     system: str
     python: str | None
     versions: dict[str, str]

@@ -50,7 +50,8 @@ def _notes(document: BenchDocument) -> Iterator[str]:
 
 
 def _environment(environment: Environment, created: str | None) -> str:
-    parts = [environment.cpu, f"{environment.cores} cores", quantity(environment.memory_bytes, "bytes")]
+    parts = [environment.cpu, f"{environment.cores} cores"]
+    parts += [quantity(environment.memory_bytes, "bytes")] if environment.memory_bytes is not None else []
     parts += [environment.system, *([f"Python {environment.python}"] if environment.python else [])]
     parts += [f"{name} {version}" for name, version in sorted(environment.versions.items())]
     parts.append(f"governor {environment.governor or 'unknown'}")

@@ -70,5 +70,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
             for check in checks
         ],
     )
-    typer.echo(f"{environment.cpu}, {environment.cores} cores, {console.size(environment.memory_bytes)} memory")
+    memory = "unknown" if environment.memory_bytes is None else console.size(environment.memory_bytes)
+    typer.echo(f"{environment.cpu}, {environment.cores} cores, {memory} memory")
     typer.echo(f"Python {sys.version.split()[0]}, {console.size(free)} free on this disk")

@@ -54,7 +54,8 @@ def environment_lines(environment: Environment | None) -> Iterator[tuple[str, st
     if environment is None:
         return
     yield "processor", printable(f"{environment.cpu}, {environment.cores} cores")
-    yield "memory", quantity(environment.memory_bytes, "bytes")
+    if environment.memory_bytes is not None:
+        yield "memory", quantity(environment.memory_bytes, "bytes")
     yield "system", printable(environment.system)
     if environment.python is not None:
         yield "Python", printable(environment.python)

@@ -24,9 +24,7 @@ SECTIONS: Final = ("-ffunction-sections", "-fdata-sections", "-fvisibility=hidde
 
 def header_folders(tree: Path) -> list[Path]:
     """Return the folders of headers that our own sources need too."""
-    return [
-        tree / folder for folder in ("include", "ggml/include", "common", "vendor", "vendor/hash", "vendor/hash/sha256")
-    ]
+    return [tree / folder for folder in ("include", "ggml/include", "common", "vendor", "vendor/hash")]
 
 
 def common_units(tree: Path) -> list[Unit]:

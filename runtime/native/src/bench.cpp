@@ -29,12 +29,18 @@ constexpr size_t kFewRepetitions = 6;
 
 // Samples of all repetitions, by the names that edgestill bench gives them.
 struct Samples {
-    std::vector<double> ttft, prefill, answer, gaps, prefill_rate, decode_rate, pss, warmup;
+    std::vector<double> ttft, prefill, answer, gaps, prefill_rate, decode_rate, pss, anonymous, mapped, warmup;
 };
 
-void add_pss(Samples &samples) {
-    const json bytes = kilobytes_of("/proc/self/smaps_rollup", "Pss");
-    if (!bytes.is_null()) samples.pss.push_back(bytes.get<double>());
+// The process's memory now: in all, what is its own, and what is pages of files (the mapped weights).
+void add_memory(Samples &samples) {
+    const auto add = [](std::vector<double> &to, const char *path, const char *name) {
+        const json bytes = kilobytes_of(path, name);
+        if (!bytes.is_null()) to.push_back(bytes.get<double>());
+    };
+    add(samples.pss, "/proc/self/smaps_rollup", "Pss");
+    add(samples.anonymous, "/proc/self/status", "RssAnon");
+    add(samples.mapped, "/proc/self/status", "RssFile");
 }
 
 json memory_figure(const char *name, const std::string &source) {
@@ -110,11 +116,11 @@ std::string Session::bench(int32_t prompt_tokens, int32_t new_tokens, int32_t re
     const std::string created = now_utc();
     const json before = environment_json();
     Samples samples;
-    add_pss(samples);
+    add_memory(samples);
     for (int32_t run = -1; run < repetitions; ++run) {  // the first is a warm-up
         reset();
         generate(prompt.data(), prompt.size(), generation, nullptr, nullptr);
-        add_pss(samples);
+        add_memory(samples);
         if (run < 0) {
             samples.warmup.push_back(last_.total_seconds);
             continue;
@@ -164,6 +170,8 @@ std::string Session::bench(int32_t prompt_tokens, int32_t new_tokens, int32_t re
                  {"prefill_tokens_per_second", samples.prefill_rate},
                  {"decode_tokens_per_second", samples.decode_rate},
                  {"pss_bytes", samples.pss},
+                 {"anonymous_rss_bytes", samples.anonymous},
+                 {"file_rss_bytes", samples.mapped},
                  {"warmup_answer_seconds", samples.warmup}}},
         {"means", {{"ttft_seconds", mean_figure(samples.ttft, "seconds", "mean of " + each)},
                    {"prefill_tokens_per_second", mean_figure(samples.prefill_rate, "tokens/s", "mean of " + each)},

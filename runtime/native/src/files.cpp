@@ -10,16 +10,13 @@
 #include <unistd.h>
 
 #include "failure.h"
-extern "C" {
 #include "sha256.h"
-}
 
 namespace edgestill {
 
 namespace {
 
 constexpr size_t kPiece = 1 << 20;
-constexpr size_t kDigest = 32;
 
 struct Close {
     void operator()(std::FILE *file) const { std::fclose(file); }
@@ -36,17 +33,6 @@ File open_file(const std::string &path) {
     File file(std::fopen(path.c_str(), "rb"));
     if (!file) fail(path, "can't be read");
     return file;
-}
-
-std::string hex(const unsigned char *digest) {
-    static const char digits[] = "0123456789abcdef";
-    std::string text;
-    text.reserve(2 * kDigest);
-    for (size_t i = 0; i < kDigest; ++i) {
-        text += digits[digest[i] >> 4];
-        text += digits[digest[i] & 15];
-    }
-    return text;
 }
 
 }  // namespace
@@ -80,24 +66,18 @@ std::string read_file(const std::string &path, uint64_t most) {
 }
 
 std::string sha256_of(const std::string &bytes) {
-    unsigned char digest[kDigest];
-    sha256_t state;
-    sha256_init(&state);
-    sha256_update(&state, reinterpret_cast<const unsigned char *>(bytes.data()), bytes.size());
-    sha256_final(&state, digest);
-    return hex(digest);
+    Sha256 hash;
+    hash.update(reinterpret_cast<const uint8_t *>(bytes.data()), bytes.size());
+    return hash.finish();
 }
 
 std::string sha256_of_file(const std::string &path) {
     const File file = open_file(path);
     const std::unique_ptr<unsigned char[]> piece(new unsigned char[kPiece]);
-    unsigned char digest[kDigest];
-    sha256_t state;
-    sha256_init(&state);
-    while (const size_t got = std::fread(piece.get(), 1, kPiece, file.get())) sha256_update(&state, piece.get(), got);
+    Sha256 hash;
+    while (const size_t got = std::fread(piece.get(), 1, kPiece, file.get())) hash.update(piece.get(), got);
     if (std::ferror(file.get())) fail(path, "can't be read");
-    sha256_final(&state, digest);
-    return hex(digest);
+    return hash.finish();
 }
 
 void write_whole(const std::string &path, const std::vector<uint8_t> &bytes) {

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "environment.h"
 #include "failure.h"
 #include "files.h"
 #include "sampler.h"
@@ -232,6 +233,8 @@ std::string Session::statistics() const {
         {"kv_precision", model_->kv_precision()},
         {"weights_bytes", model_->weights_bytes()},
         {"load_seconds", load_seconds_},
+        {"anonymous_rss_bytes", kilobytes_of("/proc/self/status", "RssAnon")},
+        {"file_rss_bytes", kilobytes_of("/proc/self/status", "RssFile")},
         {"prompt_tokens", last_.prompt_tokens},
         {"reused_tokens", last_.reused_tokens},
         {"new_tokens", answer_.size()},

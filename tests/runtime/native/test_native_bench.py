@@ -92,6 +92,9 @@ def test_prompt_model_and_machine_are_named_as_python_names_them(
     assert document.environment.memory_bytes > 1 << 20
     assert record.peak_rss_bytes.value
     assert record.peak_pss_bytes.value
+    # What a process maps of the model's file isn't its own memory; both are kept.
+    assert min(record.raw["file_rss_bytes"]) > artifact.size_bytes
+    assert max(record.raw["anonymous_rss_bytes"]) < max(record.raw["pss_bytes"])
 
 
 def test_the_library_measures_too(library: NativeLibrary, packed: Bundle) -> None:
