@@ -105,15 +105,19 @@ class NativeLibrary:
         threads: int = 0,
         context_length: int = 0,
         mmap: bool = True,
+        verify: bool = True,
         kv_precision: str | None = None,
     ) -> NativeSession:
-        """Open a bundle's artifact or a .gguf file (see ``es_open``). Raises EdgestillError's kinds."""
+        """Open a bundle's artifact or a .gguf file (see ``es_open``); without ``verify`` no file is hashed.
+
+        Raises EdgestillError's kinds.
+        """
         options = _Options(
             ctypes.sizeof(_Options),
             threads,
             context_length,
             not mmap,
-            0,
+            not verify,
             kv_precision.encode() if kv_precision else None,
         )
         pointer = ctypes.c_void_p()

@@ -34,6 +34,7 @@ class Processor:
     jump: str
     include: str
     levels: tuple[Level, ...]
+    pointer: int = 8
 
 
 _AUXILIARY: Final = "#include <sys/auxv.h>"
@@ -89,6 +90,22 @@ PROCESSORS: Final[Mapping[str, Processor]] = MappingProxyType(
                 ),
             ),
         ),
+        "arm32": Processor(
+            # The address is reached from the program counter, which is 8 bytes ahead.
+            "ldr ip, 1f\\n0: add ip, pc, ip\\n ldr ip, [ip]\\n bx ip\\n1: .word edgestill_kernels+{at}-(0b+8)",
+            _AUXILIARY,
+            (
+                Level("v7", ("-mcpu=generic+v7a+neon",), ("-march=armv7-a", "-mfpu=neon"), "1"),
+                # HWCAP_VFPv4: fused multiplication and half precision, which Cortex-A8 and A9 haven't.
+                Level(
+                    "vfp4",
+                    ("-mcpu=generic+v7a+neon+vfp4",),
+                    ("-march=armv7-a", "-mfpu=neon-vfpv4"),
+                    "(getauxval(16) >> 16 & 1)",
+                ),
+            ),
+            pointer=4,
+        ),
     }
 )
 """Those with more than one level."""
@@ -136,8 +153,11 @@ def _source(processor: Processor, called: Sequence[str]) -> str:
     # shared library another one's function of that name would be called.
     jumps = ""
     for number, name in enumerate(called):
-        jump = processor.jump.format(at=f"8*{number}")
-        jumps += f'__asm__(".text\\n.weak {name}\\n.hidden {name}\\n.type {name},%function\\n{name}:\\n {jump}\\n");\n'
+        jump = processor.jump.format(at=processor.pointer * number)
+        arm = ".arm\\n.balign 4\\n" if processor.pointer == 4 else ""
+        jumps += (
+            f'__asm__(".text\\n{arm}.weak {name}\\n.hidden {name}\\n.type {name},%function\\n{name}:\\n {jump}\\n");\n'
+        )
     chosen = "".join(f"    if ({level.has}) level = {number};\n" for number, level in enumerate(processor.levels))
     return (
         f"#include <string.h>\n{processor.include}\n"

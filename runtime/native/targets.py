@@ -27,14 +27,10 @@ class Target:
     flags: tuple[str, ...] = ()
 
 
-_ARMV7: Final = ("-march=armv7-a", "-mfpu=neon-vfpv4")
-
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
     {
         "aarch64-linux-musl": Target("aarch64-linux-musl", "arm", "arm64"),
-        "armv7-linux-musleabihf": Target(
-            "arm-linux-musleabihf", "arm", zig=("-mcpu=generic+v7a+neon+vfp4",), flags=(*_ARMV7, "-mfloat-abi=hard")
-        ),
+        "armv7-linux-musleabihf": Target("arm-linux-musleabihf", "arm", "arm32"),
         "riscv64-linux-musl": Target(
             "riscv64-linux-musl",
             "riscv",
@@ -49,7 +45,7 @@ TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
 ANDROID_ABIS: Final[Mapping[str, Target]] = MappingProxyType(
     {
         "arm64-v8a": Target(f"aarch64-linux-android{_ANDROID_API}", "arm", "arm64"),
-        "armeabi-v7a": Target(f"armv7a-linux-androideabi{_ANDROID_API}", "arm", flags=_ARMV7),
+        "armeabi-v7a": Target(f"armv7a-linux-androideabi{_ANDROID_API}", "arm", "arm32"),
         "x86_64": Target(f"x86_64-linux-android{_ANDROID_API}", "x86", "x86"),
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,8 @@ PROMPTS: tuple[GoldenInput, ...] = (
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> NativeBuild:
     """The library and the program, linked to the installed llama-cpp-python; objects come from the cache."""
-    return build_native("host", tmp_path_factory.mktemp("native") / "out", installed_llama=True)
+    flags = os.environ.get("EDGESTILL_NATIVE_FLAGS", "").split()  # sanitizers: benchmarks/native/sanitized.py
+    return build_native("host", tmp_path_factory.mktemp("native") / "out", installed_llama=True, extra_flags=flags)
 
 
 @pytest.fixture(scope="session")
