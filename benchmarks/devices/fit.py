@@ -4,7 +4,8 @@
 
 Of random Llamas (made in FOLDER, and kept) each artifact is run with contexts of 256 and 1,024 tokens in a control
 group that is limited to the sizes of a fixed list which lie around its file's, with the file's pages dropped from the
-page cache before. The child fills its context with a prompt and decodes; then it decodes once more, and counts its
+page cache before. The child fills its context with a prompt and decodes 48 tokens, in which the kernel finds out which
+pages are still read (those that were packed anew aren't; it takes some twenty tokens); of the last 12 it counts the
 major faults. Killed, or refused memory: it doesn't fit. Two major faults a token or more: it thrashes, which counts as
 not fitting. What a group isn't charged for, as other processes have it in memory already (Python, the engine's
 libraries), is measured once for each engine without a limit, and given to the check on top of the limit.
@@ -36,7 +37,7 @@ from edgestill.runtime.page_cache import cached_share, evict
 
 LIMITS = (48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048, 3072)  # MiB
 CONTEXTS = (256, 1024)
-NEW_TOKENS = 12
+WARM_TOKENS, NEW_TOKENS = 48, 12
 FAULTS_A_TOKEN = 2.0
 SHARE_RIGHT = 0.95
 SECONDS = 600.0
@@ -62,9 +63,9 @@ def child(model: str, context: int) -> None:
     from edgestill.runtime.engines import open_engine
 
     engine = open_engine(locate_model(model), threads=1, context_length=context)
-    prompt = [5 + number % 200 for number in range(context - 2 * NEW_TOKENS - 1)]
+    prompt = [5 + number % 200 for number in range(context - WARM_TOKENS - NEW_TOKENS - 1)]
     engine.append(prompt)
-    for number in range(NEW_TOKENS):
+    for number in range(WARM_TOKENS):
         engine.append([7 + number])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     for number in range(NEW_TOKENS):

@@ -29,7 +29,10 @@ _COMMANDS = (  # in the order of the help page; each file has an add_to(app)
     "compare",
     "chat",
     "runner",
+    "devices",
+    "deploy",
     "apps",
+    "plan",
     "report",
     "doctor",
 )
