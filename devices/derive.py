@@ -1,0 +1,214 @@
+"""Rates that nobody measured, derived from a profile: how long a token takes, and how surely that is known.
+
+A decoded token takes the time to read its weights and keys and values from memory, the time to compute with them, and
+what an engine needs for each token and layer besides (Williams et al., "Roofline", 2009, with both sides added rather
+than the larger taken: kernels for few bits keep neither memory nor arithmetic waiting for the other). A model that
+would lie in the last cache is taken to be read at the memory's rate all the same: on a shared machine, where others use
+that cache too, this was closer.
+
+What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
+thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
+estimated, and its error said to be larger. A derived figure's ``ci95`` is its stated error: of ten such intervals nine
+shall hold what is measured. Under a CPU quota rates are those of a device that is kept busy: work that is shorter than
+a quota's period, after a rest, isn't slowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from edgestill.devices.model_facts import ModelFacts
+from edgestill.devices.profile import Profile, ProfileFigure
+from edgestill.figure import Figure
+
+_CLOCK_MHZ: Final = 2600.0
+"""The clock at which the engines' own costs were measured; they grow as another is slower."""
+_UNSTATED: Final = 0.3
+"""The error of a profile's figure that doesn't state one."""
+_MODEL_ERROR: Final = 0.4
+_PROMPT_ERROR: Final = 0.45
+_ESTIMATED_ERROR: Final = 0.5
+_COST_ERROR: Final = 0.6
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an engine's kernels reach of a device's float32 rate, while decoding and in a prompt."""
+
+    decode: float
+    prompt: float
+
+
+_SHARES: Final[Mapping[tuple[str, str], Share]] = {
+    ("gguf", "int4"): Share(0.75, 1.05),
+    ("gguf", "int8"): Share(0.42, 0.82),
+    ("gguf", "f16"): Share(0.38, 0.64),
+    ("gguf", "f32"): Share(0.33, 0.64),
+    ("onnx", "int4"): Share(0.85, 1.2),
+    ("onnx", "int8"): Share(1.0, 1.4),
+    ("onnx", "f16"): Share(0.32, 0.9),
+    ("onnx", "f32"): Share(0.32, 0.95),
+}
+_ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.12, 0.25), "onnx": Share(0.115, 0.6)}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that an engine takes for each token besides, and for each layer of it, and for a prompt's token."""
+
+    token: float
+    layer: float
+    prompt: float
+
+
+_COSTS: Final[Mapping[str, Cost]] = {"gguf": Cost(80e-6, 15e-6, 100e-6), "onnx": Cost(40e-6, 8e-6, 12e-6)}
+
+_INTEGER: Final = (("avx512_vnni", 1.0, 0.0), ("i8mm", 3.0, 0.5), ("dotprod", 2.0, 0.5), ("avx2", 1.0, 0.5))
+"""How much faster or slower products of few bits are beside float32 than there, the first that a device has, and the
+error of that: dot products of bytes do 4 times as many multiplications in an instruction, of which AVX-512's float32
+makes up more than narrow vectors' does.
+"""
+_NO_DOT_PRODUCTS: Final = (0.6, 0.5)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a token's time in seconds, with the relative error of what it was computed from."""
+
+    name: str
+    seconds: float
+    error: float
+
+
+def derive_decode(
+    facts: ModelFacts,
+    profile: Profile,
+    *,
+    threads: int,
+    positions: float,
+    kv_precision: str | None = None,
+    quota: float | None = None,
+) -> Figure:
+    """Return the tokens a second that a device decodes with so many positions in the KV cache, derived.
+
+    ``quota`` limits all threads together to so many cores. The figure is missing, and says why, where the profile
+    lacks a rate.
+    """
+    bandwidth, rate = profile.read_bandwidth(threads), profile.float32_rate(threads)
+    if bandwidth is None or rate is None:
+        return _lacking(profile, threads, bandwidth)
+    share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
+    factor, factor_error = _integer(facts, profile)
+    weights = float(facts.weight_bytes)
+    cached = facts.kv_values * facts.kv_bytes(kv_precision) * positions
+    arithmetic = math.hypot(_error(rate), factor_error)
+    terms = [
+        Term("memory", (weights + cached) / bandwidth.value, _error(bandwidth)),
+        Term("arithmetic", facts.decode_operations / (rate.value * share.decode * factor), arithmetic),
+        Term("attention", facts.pair_operations * positions / (rate.value * attention.decode), _error(rate)),
+        Term("engine", (cost.token + cost.layer * facts.layers) * _slower(profile), _cost_error(profile)),
+    ]
+    return _rate(terms, _MODEL_ERROR, _throttled(threads, quota), profile, bandwidth, rate)
+
+
+def derive_prefill(
+    facts: ModelFacts,
+    profile: Profile,
+    *,
+    threads: int,
+    prompt_tokens: int,
+    depth: int = 0,
+    quota: float | None = None,
+) -> Figure:
+    """Return the tokens of a prompt a second that a device reads after ``depth`` others, derived."""
+    rate = profile.float32_rate(threads)
+    if rate is None or facts.prompt is None:
+        return _lacking(profile, threads, rate)
+    share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
+    factor, factor_error = _integer(facts, profile)
+    operations = facts.prompt
+    each = operations.per_token + operations.per_prompt / prompt_tokens
+    pairs = operations.per_pair * (depth + (prompt_tokens + 1) / 2)
+    terms = [
+        Term("arithmetic", each / (rate.value * share.prompt * factor), math.hypot(_error(rate), factor_error)),
+        Term("attention", pairs / (rate.value * attention.prompt), _error(rate)),
+        Term("engine", cost.prompt * _slower(profile), _cost_error(profile)),
+    ]
+    return _rate(terms, _PROMPT_ERROR, _throttled(threads, quota), profile, rate)
+
+
+def ttft(prefill: Figure, decode: Figure, prompt_tokens: int) -> Figure:
+    """Return the seconds to the first token of an answer from both rates, with the interval that theirs give."""
+    if not prefill.value or not decode.value:
+        return Figure.missing("seconds", prefill.source if not prefill.value else decode.source)
+
+    def seconds(of_prompt: float, of_answer: float) -> float:
+        return prompt_tokens / of_prompt + 1 / of_answer
+
+    interval = None
+    if prefill.ci95 and decode.ci95:
+        slow, fast = (seconds(prefill.ci95[end], decode.ci95[end]) for end in (0, 1))
+        interval = (fast, slow)
+    return Figure(
+        value=seconds(prefill.value, decode.value),
+        unit="seconds",
+        n=1,
+        ci95=interval,
+        basis="derived",
+        source=f"{prompt_tokens} tokens at the rate of prefill, and one token's decoding",
+    )
+
+
+def _rate(
+    terms: list[Term], model_error: float, share_of_time: float, profile: Profile, *used: ProfileFigure
+) -> Figure:
+    total = sum(term.seconds for term in terms)
+    error = math.sqrt(model_error**2 + sum((term.seconds / total * term.error) ** 2 for term in terms))
+    value = share_of_time / total
+    parts = ", ".join(f"{term.name} {term.seconds * 1e3:.3g} ms" for term in terms if term.seconds)
+    worst = next(basis for basis in ("estimated", "derived", "measured") if any(one.basis == basis for one in used))
+    held = "" if share_of_time == 1 else f", {share_of_time:.0%} of the time by its CPU quota"
+    return Figure(
+        value=value,
+        unit="tokens/s",
+        n=1,
+        ci95=(value / (1 + error), value * (1 + error)),
+        basis="derived",
+        source=f"roofline on {worst} figures of {profile.name}: {parts} a token{held}; stated error {error:.0%}",
+    )
+
+
+def _lacking(profile: Profile, threads: int, bandwidth: ProfileFigure | None) -> Figure:
+    what = "float32 rate" if bandwidth is not None else "read bandwidth or float32 rate"
+    return Figure.missing("tokens/s", f"the profile {profile.name} has no {what} of {threads} threads")
+
+
+def _integer(facts: ModelFacts, profile: Profile) -> tuple[float, float]:
+    """Return the factor of products of few bits on this device, and its relative error."""
+    if facts.kernel() in ("f16", "f32"):
+        return 1.0, 0.0 if "avx512f" in profile.isa_features else _ESTIMATED_ERROR / 2
+    known: Iterator[tuple[float, float]] = (
+        (factor, error) for name, factor, error in _INTEGER if name in profile.isa_features
+    )
+    return next(known, _NO_DOT_PRODUCTS)
+
+
+def _error(figure: ProfileFigure) -> float:
+    return _UNSTATED if figure.error is None else figure.error
+
+
+def _slower(profile: Profile) -> float:
+    clock = profile.clusters[0].max_mhz
+    return 1.0 if clock is None else max(1.0, _CLOCK_MHZ / clock)
+
+
+def _cost_error(profile: Profile) -> float:
+    return _COST_ERROR if profile.isa != "x86_64" else 0.0
+
+
+def _throttled(threads: int, quota: float | None) -> float:
+    """Return the share of the time that threads run under a CPU quota, over many of its periods."""
+    return 1.0 if quota is None else min(1.0, quota / threads)

@@ -1,0 +1,216 @@
+"""The files of a device with a shell: listed, hashed, sent, read and deleted by programs that every system has."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePosixPath
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+from edgestill.devices.contract import DeviceBusy, DriverError, JobFailed, JobTimeout, NoRoom, WrongHash
+from edgestill.devices.linux_probe import free_disk_bytes
+from edgestill.devices.push import PARTIAL, Stored
+from edgestill.devices.shell_words import quoted
+from edgestill.devices.talk import Talk
+
+if TYPE_CHECKING:
+    from edgestill.devices.shell_device import Answer
+
+_ARGUMENT_BYTES: Final = 16 << 10
+"""Of names in one script: a whole script is one argument of a shell somewhere, of at most 128 KiB."""
+
+_SHORT, _WRONG, _NO_PLACE, _BUSY, _LINK = 71, 72, 73, 75, 76
+_HASH_SECONDS: Final = 1800.0
+_BEAT_SECONDS: Final = 5.0
+
+MARK: Final = ".edgestill"
+"""An empty file in our folder that says whose it is: one without it is never deleted."""
+
+PUSH_LOCK: Final = ".push.lock"
+BENCH_LOCK: Final = ".bench.lock"
+
+
+class ShellFiles:
+    """File operations below ``root``; ``shell`` runs a script to its end, ``start`` leaves it running."""
+
+    def __init__(self, name: str, root: str, shell: Callable[..., Answer], start: Callable[[str], Talk]) -> None:
+        self.name = name
+        self._root = root
+        self._shell = shell
+        self._start = start
+
+    def listed(self, folder: str) -> frozenset[str]:
+        answer = self._run(f"{self._enter(folder)} || exit 0\nfind . ! -type d -print0")
+        names = answer.output.decode("utf-8", "surrogateescape").split("\0")
+        return frozenset(name.removeprefix("./") for name in names if name)
+
+    def stored(self, folder: str, names: Sequence[str]) -> dict[str, Stored]:
+        found = {}
+        for batch in _batches(names):
+            script = f"""{self._enter(folder)} || exit 0
+set -- {quoted(*batch)}
+for f do
+  f=./$f
+  if [ -h "$f" ] || [ ! -f "$f" ]; then echo -; continue; fi
+  x=-; [ -x "$f" ] && x=x
+  h=$(sha256sum <"$f") && echo "$(wc -c <"$f") $x ${{h%% *}}" || echo -
+done"""
+            lines = self._run(script, seconds=_HASH_SECONDS).text.splitlines()
+            for name, line in zip(batch, lines, strict=False):
+                if len(words := line.split()) == 3 and words[0].isdigit():
+                    found[name] = Stored(int(words[0]), words[2], words[1] == "x")
+        return found
+
+    def delete(self, folder: str, names: Sequence[str]) -> None:
+        for batch in _batches(names):
+            self._run(f"{self._enter(folder)} || exit 0\nrm -rf -- {quoted(*(f'./{name}' for name in batch))}")
+        self._run(f"{self._enter(folder)} || exit 0\nfind . -depth -type d -exec rmdir {{}} \\; 2>/dev/null; exit 0")
+
+    def free_bytes(self) -> int | None:
+        place = quoted(self._root)
+        script = f'd={place}; while [ ! -e "$d" ]; do d=$(dirname "$d"); done; df -Pk "$d"'
+        return free_disk_bytes(self._run(script).text)
+
+    def send(
+        self, folder: str, target: str, wanted: Stored, pieces: Iterator[bytes], *, offset: int,
+        cancelled: Event | None, on_sent: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        partial = quoted(f"{PARTIAL}/{wanted.sha256}")
+        place = quoted(f"./{target}")
+        parent = quoted(f"./{PurePosixPath(target).parent.as_posix()}")
+        mode = "u+rwx" if wanted.executable else "u+rw,a-x"
+        script = f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {_NO_PLACE}
+{_no_links(folder)}
+mkdir -p {quoted(f"./{folder}/{PARTIAL}")} && cd {quoted(f"./{folder}")} || exit {_NO_PLACE}
+[ "$(wc -c <{partial} 2>/dev/null || echo 0)" -eq {offset} ] || exit {_BUSY}
+cat >>{partial} || exit {_NO_PLACE}
+[ "$(wc -c <{partial})" -eq {wanted.size} ] || exit {_SHORT}
+h=$(sha256sum <{partial})
+[ "${{h%% *}}" = {wanted.sha256} ] || {{ rm -f {partial}; exit {_WRONG}; }}
+if [ -d {place} ] && [ ! -h {place} ]; then rm -rf {place}; fi
+mkdir -p {parent} && chmod {mode} {partial} && mv -f {partial} {place} || exit {_NO_PLACE}
+rmdir {PARTIAL} 2>/dev/null; exit 0"""
+        answer = self._shell(script, stdin=pieces, seconds=None, cancelled=cancelled, on_sent=on_sent)
+        if answer.status == 0:
+            return
+        what = f"{self.name}: {folder}/{target}"
+        if "no space left" in answer.errors.lower() or "quota exceeded" in answer.errors.lower():
+            raise NoRoom(f"{what}: the device's disk is full; free some room there and run the same command again")
+        if answer.status == _BUSY:
+            raise DeviceBusy(f"{what}: what an earlier push had under way was still arriving; run the command again")
+        if answer.status == _WRONG:
+            raise WrongHash(f"{what}: arrived with another sha256 than was sent, deleted there; push again")
+        if answer.status == _SHORT:
+            raise WrongHash(f"{what}: arrived with another size than {wanted.size} bytes; did the file change?")
+        raise DriverError(f"{what}: can't be written there ({answer.complaint}); see to the folder's rights")
+
+    def read(self, path: str) -> bytes:
+        answer = self._shell(f"cd {quoted(self._root)} && cat <{quoted(f'./{path}')}", seconds=None)
+        if answer.status:
+            raise JobFailed(f"{self.name}: {path} can't be read there ({answer.complaint})")
+        return answer.output
+
+    def remove(self, folder: str) -> None:
+        ours = (MARK, PUSH_LOCK, BENCH_LOCK)
+        patterns = " ".join(f"-e {quoted(f'./{name}')}" for name in ours)
+        if folder == ".":
+            root = quoted(self._root)
+            self._run(f"[ -e {root}/{MARK} ] || exit 0\nrm -rf {root}", seconds=_HASH_SECONDS)
+            return
+        above = [parent.as_posix() for parent in PurePosixPath(folder).parents if parent.as_posix() != "."]
+        empty = "".join(f"rmdir {quoted(f'./{parent}')} 2>/dev/null\n" for parent in above)
+        self._run(
+            f"""cd {quoted(self._root)} 2>/dev/null || exit 0
+{_no_links(folder)}
+rm -rf {quoted(f"./{folder}")} || exit {_NO_PLACE}
+{empty}n=$(find . ! -name . -print | grep -v -x -F {patterns} | wc -l)
+[ "$n" -eq 0 ] && rm -f {quoted(*ours)} && cd / && rmdir {quoted(self._root)} 2>/dev/null
+exit 0""",
+            seconds=_HASH_SECONDS,
+        )
+
+    @contextlib.contextmanager
+    def held(self, folder: str) -> Iterator[None]:
+        """Hold the right to push on the device; where it has no ``flock`` nothing is held.
+
+        The device lets go by itself half a minute after it last heard of us. Raises DeviceBusy.
+        """
+        talk = self._start(f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {_NO_PLACE}
+[ -e {MARK} ] || {{ [ -z "$(ls -A)" ] || {{ echo foreign; exit {_NO_PLACE}; }}; : >{MARK} || exit {_NO_PLACE}; }}
+if command -v flock >/dev/null; then
+  exec 9>>{PUSH_LOCK} || exit {_NO_PLACE}
+  flock -n 9 || {{ sleep 1; flock -n 9; }} || {{ echo busy; exit {_BUSY}; }}
+fi
+echo held
+command -v timeout >/dev/null || {{ read -r x; exit 0; }}
+while x=$(timeout 30 dd bs=1 count=1 2>/dev/null 9>&-) && [ -n "$x" ]; do :; done""")
+        stopped = threading.Event()
+        beat = threading.Thread(target=_beat, args=(talk, stopped), daemon=True)
+        try:
+            self._await_held(talk)
+            beat.start()
+            yield
+        finally:
+            stopped.set()
+            if beat.is_alive():
+                beat.join()
+            talk.close_input()
+            talk.finish(2.0)
+            talk.close()
+
+    def _await_held(self, talk: Talk) -> None:
+        said, deadline = b"", time.monotonic() + 30
+        while b"\n" not in said:
+            piece = talk.read()
+            if piece == b"":
+                break
+            if time.monotonic() > deadline:
+                raise JobTimeout(f"{self.name}: no answer within 30 s; is it still there?")
+            said += piece or b""
+        if said.startswith(b"held"):
+            return
+        if said.startswith(b"foreign"):
+            raise DriverError(f"{self.name}: {self._root} holds files that aren't ours; name an empty root for it")
+        if said.startswith(b"busy"):
+            raise DeviceBusy(f"{self.name}: another push is under way there; wait for it, or half a minute if it died")
+        self._run("exit 0")  # says what is wrong with the connection
+        raise DriverError(f"{self.name}: {self._root} can't be made there; see to its rights, or name another root")
+
+    def _enter(self, folder: str) -> str:
+        place = quoted(f"./{folder}")
+        return f"cd {quoted(self._root)} 2>/dev/null || exit 0\n{_no_links(folder)}\ncd {place} 2>/dev/null"
+
+    def _run(self, script: str, seconds: float = 60.0) -> Answer:
+        answer = self._shell(script, seconds=seconds)
+        if answer.status:
+            raise DriverError(f"{self.name}: {self._root}: {answer.complaint}; see to the folder's rights there")
+        return answer
+
+
+def _no_links(folder: str) -> str:
+    """Return lines that delete a link where one of our folders goes: nothing is written or deleted through it."""
+    steps = [*reversed(PurePosixPath(folder).parents), PurePosixPath(folder)]
+    places = quoted(*(f"./{step.as_posix()}" for step in steps if step.as_posix() != "."))
+    return f'for d in {places}; do if [ -h "$d" ]; then rm -f "$d" || exit {_LINK}; fi; done'
+
+
+def _batches(names: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        if batch and size + len(quoted(name)) > _ARGUMENT_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += len(quoted(name).encode("utf-8", "surrogateescape")) + 3
+    if batch:
+        yield batch
+
+
+def _beat(talk: Talk, stopped: threading.Event) -> None:
+    while not stopped.wait(_BEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            talk.send(b".", lambda: None)

@@ -1,0 +1,44 @@
+"""One contract, every driver: each case on each target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgestill.bundle import Bundle
+from edgestill.devices.registry import driver_names
+from edgestill.runtime.native.build import NativeBuild
+from tests.devices.contract_cases import CASES, Ground
+from tests.devices.contract_targets import TARGETS, BusyBoxTarget, QemuTarget, Target
+
+
+@pytest.fixture(params=TARGETS)
+def target(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, native_build: NativeBuild
+) -> Iterator[Target]:
+    made = TARGETS[request.param](tmp_path_factory.mktemp(request.param), native_build)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_driver_keeps_the_contract(name: str, target: Target, hostile_bundle: Bundle, tmp_path: Path) -> None:
+    if reason := target.left_out.get(name):
+        pytest.skip(f"{name} can't be made here: {reason}")
+    with target.driver() as driver:
+        CASES[name](Ground(target, driver, tmp_path, hostile_bundle))
+
+
+def test_there_are_at_least_thirty_cases() -> None:
+    assert len(CASES) >= 30
+
+
+def test_what_is_left_out_is_a_case() -> None:
+    assert BusyBoxTarget.left_out.keys() | QemuTarget.left_out.keys() <= CASES.keys()
+
+
+def test_every_driver_has_a_target() -> None:
+    elsewhere = {"adb", "browser"}  # test_adb_contract, and the browser's own
+    assert set(driver_names()) <= TARGETS.keys() | elsewhere

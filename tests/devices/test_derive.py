@@ -1,0 +1,106 @@
+"""Derived rates: marked, with their error, and moving the right way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgestill.devices.derive import derive_decode, derive_prefill, ttft
+from edgestill.devices.profile import find_profile, shipped_profiles
+from edgestill.figure import Figure
+from tests.devices.made_up import made_up_facts, made_up_profile
+
+
+def value(figure: Figure) -> float:
+    assert figure.value is not None
+    return figure.value
+
+
+def test_a_derived_rate_says_that_it_is_and_how_wrong_it_may_be() -> None:
+    for figure in (
+        derive_decode(made_up_facts(), made_up_profile(), threads=4, positions=100),
+        derive_prefill(made_up_facts(), made_up_profile(), threads=4, prompt_tokens=100),
+    ):
+        assert figure.basis == "derived"
+        assert figure.ci95 is not None
+        assert figure.ci95[0] < value(figure) < figure.ci95[1]
+        assert "roofline on measured figures of board" in figure.source
+        assert "stated error" in figure.source
+
+
+def test_memory_alone_sets_the_rate_of_a_device_that_computes_at_no_cost() -> None:
+    profile = made_up_profile(float32_ops_per_second=1e18, float32_ops_one_core_per_second=1e18)
+    facts = made_up_facts(megabytes=1000, kv_values=0, layers=0)
+    rate = value(derive_decode(facts, profile, threads=4, positions=1))
+    assert rate == pytest.approx(8e9 / 1.1e9, rel=0.01)
+
+
+@given(st.integers(1, 4), st.integers(1, 4000), st.integers(0, 4000), st.sampled_from(["gguf", "onnx"]))
+def test_a_longer_context_never_decodes_faster(threads: int, positions: int, more: int, kind: str) -> None:
+    facts = made_up_facts(kind=kind)
+    first, later = (
+        value(derive_decode(facts, made_up_profile(), threads=threads, positions=depth))
+        for depth in (positions, positions + more)
+    )
+    assert later <= first
+
+
+@given(st.integers(1, 1000), st.integers(0, 1000))
+def test_a_larger_model_never_decodes_faster(megabytes: int, more: int) -> None:
+    small, large = (
+        value(
+            derive_decode(made_up_facts(megabytes=size), made_up_profile(last_cache_bytes=0), threads=2, positions=50)
+        )
+        for size in (megabytes, megabytes + more)
+    )
+    assert large <= small
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_more_threads_never_derive_slower(name: str) -> None:
+    profile = find_profile(name)
+    rates = [
+        value(derive_decode(made_up_facts(), profile, threads=threads, positions=100))
+        for threads in range(1, profile.cores + 1)
+    ]
+    assert rates == sorted(rates)
+
+
+def test_a_cpu_quota_takes_its_share_of_the_rate() -> None:
+    whole, half, plenty = (
+        value(derive_decode(made_up_facts(), made_up_profile(), threads=2, positions=100, quota=quota))
+        for quota in (None, 1.0, 4.0)
+    )
+    assert half == pytest.approx(whole / 2)
+    assert plenty == whole
+
+
+def test_figures_that_are_known_less_well_widen_the_interval() -> None:
+    def width(error: float) -> float:
+        profile = made_up_profile()
+        worse = {key: one.model_copy(update={"error": error}) for key, one in profile.figures().items()}
+        figure = derive_decode(made_up_facts(), profile.model_copy(update=worse), threads=4, positions=100)
+        assert figure.ci95 is not None
+        return figure.ci95[1] / figure.ci95[0]
+
+    assert width(0.0) < width(0.3) < width(0.6)
+
+
+def test_a_profile_without_a_rate_gives_a_missing_figure_with_the_reason() -> None:
+    profile = made_up_profile(read_bandwidth_bytes_per_second=0, read_bandwidth_one_core_bytes_per_second=0)
+    figure = derive_decode(made_up_facts(), profile, threads=1, positions=10)
+    assert figure.value is None
+    assert "board" in figure.source
+    prefill = derive_prefill(made_up_facts(prompt=None), made_up_profile(), threads=1, prompt_tokens=10)
+    assert prefill.value is None
+    assert ttft(prefill, figure, 10).value is None
+
+
+def test_the_first_token_takes_the_prompt_and_one_step() -> None:
+    prefill = Figure(value=100.0, unit="tokens/s", n=1, ci95=(50.0, 200.0))
+    decode = Figure(value=10.0, unit="tokens/s", n=1, ci95=(5.0, 20.0))
+    figure = ttft(prefill, decode, 200)
+    assert value(figure) == pytest.approx(2.1)
+    assert figure.ci95 == pytest.approx((1.05, 4.2))
+    assert figure.basis == "derived"
