@@ -25,11 +25,15 @@ _ARGUMENT_BYTES: Final = 16 << 10
 _SHORT, _WRONG, _NO_PLACE, _BUSY, _LINK = 71, 72, 73, 75, 76
 _HASH_SECONDS: Final = 1800.0
 _BEAT_SECONDS: Final = 5.0
+_ARRIVAL_SECONDS: Final = 20  # less than the caller waits for the lock
 
 MARK: Final = ".edgestill"
 """An empty file in our folder that says whose it is: one without it is never deleted."""
 
 PUSH_LOCK: Final = ".push.lock"
+SEND_LOCK: Final = ".send.lock"
+"""Held while bytes are appended: of a push whose host was killed, some may still be on their way."""
+
 BENCH_LOCK: Final = ".bench.lock"
 
 
@@ -83,8 +87,10 @@ done"""
         parent = quoted(f"./{PurePosixPath(target).parent.as_posix()}")
         mode = "u+rwx" if wanted.executable else "u+rw,a-x"
         script = f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {_NO_PLACE}
+lock=$PWD/{SEND_LOCK}
 {_no_links(folder)}
 mkdir -p {quoted(f"./{folder}/{PARTIAL}")} && cd {quoted(f"./{folder}")} || exit {_NO_PLACE}
+if command -v flock >/dev/null; then exec 8>>"$lock" && flock -n 8 || exit {_BUSY}; fi
 [ "$(wc -c <{partial} 2>/dev/null || echo 0)" -eq {offset} ] || exit {_BUSY}
 cat >>{partial} || exit {_NO_PLACE}
 [ "$(wc -c <{partial})" -eq {wanted.size} ] || exit {_SHORT}
@@ -114,7 +120,7 @@ rmdir {PARTIAL} 2>/dev/null; exit 0"""
         return answer.output
 
     def remove(self, folder: str) -> None:
-        ours = (MARK, PUSH_LOCK, BENCH_LOCK)
+        ours = (MARK, PUSH_LOCK, SEND_LOCK, BENCH_LOCK)
         patterns = " ".join(f"-e {quoted(f'./{name}')}" for name in ours)
         if folder == ".":
             root = quoted(self._root)
@@ -143,6 +149,8 @@ exit 0""",
 if command -v flock >/dev/null; then
   exec 9>>{PUSH_LOCK} || exit {_NO_PLACE}
   flock -n 9 || {{ sleep 1; flock -n 9; }} || {{ echo busy; exit {_BUSY}; }}
+  (exec 8>>{SEND_LOCK}; n=0; until flock -n 8; do n=$((n+1)); [ $n -lt {_ARRIVAL_SECONDS} ] || exit 1; sleep 1; done) ||
+    {{ echo busy; exit {_BUSY}; }}
 fi
 echo held
 command -v timeout >/dev/null || {{ read -r x; exit 0; }}

@@ -26,7 +26,7 @@ def cache_folder() -> Path:
     """Return where sources and objects are kept: ``$EDGESTILL_CACHE``, else the user's cache."""
     given = os.environ.get("EDGESTILL_CACHE")
     if given:
-        return Path(given)
+        return Path(given).resolve()  # it goes into commands that run elsewhere
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgestill"
 
 

@@ -3,8 +3,8 @@
  * Every function returns ES_OK or a status, and es_error() then has one line of text. Strings are UTF-8. Neither side
  * frees what the other allocated: text is given to a function of the caller's, ids go into the caller's buffer. With
  * too little room there nothing is written, the count says how much there is, and the status is ES_ROOM. No exception
- * crosses this border. Sessions are apart from each other: each may be used from any thread, by one at a time; only es_cancel may be
- * called meanwhile.
+ * crosses this border. Sessions are apart from each other: each may be used from any thread, by one at a time; only
+ * es_cancel may be called meanwhile.
  */
 #ifndef EDGESTILL_H
 #define EDGESTILL_H
@@ -100,7 +100,8 @@ ES_API es_status es_generate(es_session *session, const int32_t *ids, size_t cou
 /* The last answer's token ids, the one that ended it included. */
 ES_API es_status es_answer(es_session *session, int32_t *ids, size_t room, size_t *count);
 
-/* End the answer under way after the token (or the piece of a prompt) being computed. From any thread. */
+/* End the answer, bench or self-test under way after the token (or the piece of a prompt) being computed. From any
+ * thread. */
 ES_API void es_cancel(es_session *session);
 
 /* Forget the sequence in the KV cache. */

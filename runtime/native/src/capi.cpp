@@ -134,6 +134,7 @@ es_status es_generate(es_session *session, const int32_t *ids, size_t count, con
     return guarded([&] {
         wants(session != nullptr, "session");
         wants(ids != nullptr || count == 0, "ids");
+        session->session.begin();
         session->session.generate(ids, count, taken(generation), on_token, user);
     });
 }
@@ -186,6 +187,7 @@ es_status es_bench(es_session *session, int32_t prompt_tokens, int32_t new_token
     return guarded([&] {
         wants(session != nullptr, "session");
         wants(on_json != nullptr, "on_json");
+        session->session.begin();
         const std::string json = session->session.bench(prompt_tokens, new_tokens, repetitions);
         on_json(user, json.c_str(), json.size());
     });
@@ -195,6 +197,7 @@ es_status es_selftest(es_session *session, es_on_text on_json, void *user) {
     return guarded([&] {
         wants(session != nullptr, "session");
         wants(on_json != nullptr, "on_json");
+        session->session.begin();
         const std::string json = session->session.selftest();
         on_json(user, json.c_str(), json.size());
     });

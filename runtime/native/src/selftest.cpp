@@ -90,7 +90,6 @@ Session::Replay Session::replay_of(const std::vector<int32_t> &prompt, const std
         }
     }
     Replay replay;
-    cancelled_ = false;
     reset();
     const float *logits = prefill(prompt.data(), prompt.size());
     for (size_t at = 0; at < golden.size(); ++at) {

@@ -155,7 +155,6 @@ const float *Session::prefill(const int32_t *ids, size_t count) {
 void Session::generate(const int32_t *ids, size_t count, const es_generation &generation, es_on_token on_token,
                        void *user) {
     const Clock::time_point begun = Clock::now();
-    cancelled_ = false;
     answer_.clear();
     last_ = Statistics();
     if (count == 0) throw Failure(ES_USAGE, "the prompt is empty; at least one token is expected");

@@ -35,6 +35,9 @@ public:
     const std::vector<int32_t> &answer() const { return answer_; }
     const Statistics &last() const { return last_; }
     void cancel() { cancelled_ = true; }
+
+    // A new answer, bench or self-test is asked for: what was cancelled before isn't it.
+    void begin() { cancelled_ = false; }
     void reset();
     void save_state(const std::string &path) const;
     void load_state(const std::string &path);

@@ -113,3 +113,14 @@ def test_an_answer_is_cancelled_while_its_prompt_is_read(
         assert len(whole) == 2
         session.reset()
         assert session.generate(prompt, GenerationOptions(max_new_tokens=2))[0] == whole
+
+
+def test_a_bench_ends_where_it_is_cancelled_once(library: NativeLibrary, packed: Bundle) -> None:
+    with library.open(packed.folder, "gguf-f16", threads=1) as session:
+        timer = threading.Timer(0.2, session.cancel)
+        timer.start()
+        with pytest.raises(EdgestillError, match="cancelled"):
+            session.bench(20, 20, 1_000_000)
+        timer.join()
+        assert session.selftest()["prompts"] == 3
+        assert session.bench(20, 4, 1)["results"]
