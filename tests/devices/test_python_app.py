@@ -62,6 +62,8 @@ def service(project: Path, free_port: Callable[[], int], tmp_path_factory: pytes
     while not any("READY=1" in notice for notice in notices):
         notices.append(manager.recv(1000).decode())
 
+    manager.settimeout(None)
+
     def hear() -> None:
         while process.poll() is None:
             notices.append(manager.recv(1000).decode())
