@@ -125,8 +125,10 @@ def derive_prefill(
 ) -> Figure:
     """Return the tokens of a prompt a second that a device reads after ``depth`` others, derived."""
     rate = profile.float32_rate(threads)
-    if rate is None or facts.prompt is None:
+    if rate is None:
         return _lacking(profile, threads, rate)
+    if facts.prompt is None:
+        return Figure.missing("tokens/s", "the operations of a prompt aren't known of this file")
     share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
     factor, factor_error = _integer(facts, profile)
     operations = facts.prompt

@@ -21,7 +21,7 @@ from edgestill.devices.model_facts import ModelFacts, Weights
 from edgestill.devices.profile import Profile
 from edgestill.figure import Figure
 from edgestill.runtime.engine_options import KvPrecision
-from edgestill.runtime.llama_attention import choose
+from edgestill.runtime.llama_attention import choose, longest_piece
 
 Verdict = Literal["fits", "thrashes", "doesn't fit"]
 Host = Literal["python", "native"]
@@ -31,9 +31,6 @@ _COUNTED: Final[tuple[Kind, ...]] = ("own", "mapped", "reclaimable")
 _NEEDED: Final[tuple[Kind, ...]] = ("own", "mapped", "slack")
 
 _PIECE: Final = 512
-_LONGEST: Final = 256
-_LEAST: Final = 32
-_SCORES: Final = 1 << 23
 _ONNX_PIECE: Final = 128
 _ONNX_LOGITS: Final = 1 << 23
 _KV_STEP: Final = 256
@@ -179,11 +176,9 @@ def _gguf(facts: ModelFacts, setting: Setting, isa: str, isa_features: tuple[str
     cache = facts.kv_values * facts.kv_bytes(setting.kv_precision) * (-(-context // _KV_STEP) * _KV_STEP)
     precision: KvPrecision = setting.kv_precision or ("f32" if facts.all_float32 else "f16")
     flash = choose(precision, context, None, isa)
-    chunk = min(_PIECE if flash else _LONGEST, context)
-    # llama_attention.longest_piece keeps scores within 2**23 floats as far as 32 tokens at a time allow it. They are
-    # held in float32, and again in float16 as the other side of the product with the values.
-    pairs = facts.heads * context
-    scores = 0 if flash else 6 * max(_LEAST * pairs, min(chunk * pairs, _SCORES))
+    chunk = min(_PIECE, longest_piece(0 if flash else facts.heads, context), context)
+    # Scores are held in float32, and again in float16 as the other side of the product with the values.
+    scores = 0 if flash else 6 * chunk * facts.heads * context
     compute = 2.2e6 + chunk * 4 * (6 * facts.hidden + 3 * facts.feed_forward) + scores + 4 * facts.vocabulary
     structures = 1.5e6 + 9.1 * facts.metadata_bytes
     return [

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 def add(
     name: Name,
-    driver: Annotated[str, typer.Option(help="Kind: local, limited, ssh, adb, browser, qemu.")],
+    driver: Annotated[str, typer.Option(help="Kind: limited, ssh, adb, qemu (local is always there).")],
     host: Annotated[str | None, typer.Option(help="ssh: name or address.")] = None,
     port: Annotated[int | None, typer.Option(help="ssh: port.")] = None,
     user: Annotated[str | None, typer.Option(help="ssh: user.")] = None,

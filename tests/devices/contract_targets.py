@@ -259,7 +259,7 @@ class SshServer:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 break
             if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"OpenSSH's server doesn't start here: {(folder / 'log').read_text()[-300:]}")
+                pytest.fail(f"OpenSSH's server doesn't start here: {(folder / 'log').read_text()[-300:]}")
             time.sleep(0.05)
 
     def known_as(self, port: int) -> str:
