@@ -97,6 +97,13 @@ class NativeLibrary:
             text = self.functions.es_error().decode("utf-8", "replace")
             raise _ERRORS.get(status, StageError)(text)
 
+    def probe(self) -> dict[str, Any]:
+        """Measure what this device reads and computes in a second, by one core and by all (see ``es_probe``)."""
+        found: list[bytes] = []
+        self.check(self.functions.es_probe(_OnText(lambda _user, text, length: found.append(text[:length])), None))
+        value: dict[str, Any] = json.loads(found[0])
+        return value
+
     def open(
         self,
         path: Path,

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "failure.h"
+#include "probe.h"
 #include "session.h"
 
 struct es_session {
@@ -199,6 +200,14 @@ es_status es_selftest(es_session *session, es_on_text on_json, void *user) {
         wants(on_json != nullptr, "on_json");
         session->session.begin();
         const std::string json = session->session.selftest();
+        on_json(user, json.c_str(), json.size());
+    });
+}
+
+es_status es_probe(es_on_text on_json, void *user) {
+    return guarded([&] {
+        wants(on_json != nullptr, "on_json");
+        const std::string json = edgestill::probe_json();
         on_json(user, json.c_str(), json.size());
     });
 }

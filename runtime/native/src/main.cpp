@@ -14,6 +14,7 @@ const char kUsage[] =
     "usage: edgestill-run generate MODEL [--prompt TEXT | --messages JSON | --ids N,N,...] [options]\n"
     "       edgestill-run selftest BUNDLE [options]\n"
     "       edgestill-run bench MODEL [--prompt-tokens 128] [--new-tokens 64] [--repetitions 5] [options]\n"
+    "       edgestill-run probe        (what this device reads and computes in a second)\n"
     "\n"
     "MODEL is a bundle's folder or a .gguf file. Options:\n"
     "  --artifact NAME       of the bundle (default: the one it ships)\n"
@@ -134,6 +135,10 @@ Arguments parsed(int count, char **texts) {
             else usage(name + " is not an option");
         }
     }
+    if (given.command == "probe") {
+        if (!given.model.empty()) usage("probe takes no model");
+        return given;
+    }
     if (given.command != "generate" && given.command != "selftest" && given.command != "bench") {
         usage(given.command.empty() ? "no command" : "'" + given.command + "' is not a command");
     }
@@ -203,6 +208,7 @@ int generate(es_session *session, Arguments &given) {
 
 int main(int count, char **texts) {
     Arguments given = parsed(count, texts);
+    if (given.command == "probe") return report(es_probe(print_line, stdout));
     if (!given.kv_precision.empty()) given.options.kv_precision = given.kv_precision.c_str();
     es_session *session = nullptr;
     const char *artifact = given.artifact.empty() ? nullptr : given.artifact.c_str();

@@ -75,15 +75,6 @@ void on_abort(const char *message) {
 
 std::string reason() { return first_error.empty() ? "it gives no reason" : first_error; }
 
-void start_llama() {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        ggml_set_abort_callback(on_abort);
-        llama_backend_init();
-    });
-    first_error.clear();
-}
-
 int32_t usual_threads(uint64_t bytes) {
     const uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
     return static_cast<int32_t>(std::max<uint64_t>(1, std::min(cores, (bytes + kBytesPerThread - 1) / kBytesPerThread)));
@@ -114,6 +105,15 @@ int32_t longest_piece(int64_t heads, int32_t context) {
 }
 
 }  // namespace
+
+void start_llama() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        ggml_set_abort_callback(on_abort);
+        llama_backend_init();
+    });
+    first_error.clear();
+}
 
 Model::Model(const std::string &path, const es_options &options) : path_(path) {
     if (options.threads < 0 || options.context_length < 0) {
