@@ -7,6 +7,7 @@
     golden.jsonl    prompts and the exact greedy token ids that each artifact must produce
     report.html     measured figures for a person
     licenses/       what the parts are under
+    model.sig       a signature over all of it, where it was signed (see :mod:`edgestill.signing`)
 
 ``content_sha256`` covers everything that computes (all files but the report and parity.json): two runs of one recipe
 with one seed have the same content, while measured times differ.
@@ -35,6 +36,7 @@ MANIFEST_FILE: Final = "manifest.json"
 SCHEMA: Final = "edgestill.bundle/1"
 GOLDEN_FILE: Final = "golden.jsonl"
 REPORT_FILE: Final = "report.html"
+SIGNATURE_FILE: Final = "model.sig"
 _NO_DIGEST: Final = "0" * 64
 _MAX_MANIFEST_BYTES: Final = 64 << 20
 
@@ -211,12 +213,12 @@ def open_bundle(folder: Path) -> Bundle:
 def verify_files(bundle: Bundle) -> None:
     """Check that the folder holds exactly the manifest's files, with their sizes and hashes.
 
-    Raises BundleError that names the first missing, extra or changed file.
+    A signature isn't one of them. Raises BundleError that names the first missing, extra or changed file.
     """
     listed = {entry.path: entry for entry in bundle.manifest.files}
     if bundle.manifest.content_sha256 != _content_sha256(bundle.manifest.files):
         raise BundleError(f"{bundle.folder / MANIFEST_FILE}: content_sha256 doesn't match its list of files")
-    found = {name.as_posix() for name in files_below(bundle.folder)} - {MANIFEST_FILE}
+    found = {name.as_posix() for name in files_below(bundle.folder)} - {MANIFEST_FILE, SIGNATURE_FILE}
     for path in sorted(bundle.folder.rglob("*")):
         if path.is_symlink():
             raise BundleError(f"{path}: a link, not a file of the bundle; pack it again")

@@ -98,6 +98,10 @@ def run_recipe(recipe_file: Path, out_dir: Path, *, progress: Progress) -> RunRe
 def _checked_recipe(recipe_file: Path) -> Recipe:
     recipe = load_recipe(recipe_file)
     task_of(recipe)  # a task that can't be scored is refused before any work
+    if recipe.bundle.sign is not None:
+        from edgestill.signing import check_private_key
+
+        check_private_key(recipe.bundle.sign)
     return recipe
 
 
@@ -224,8 +228,10 @@ def _pack(
     limit = answer_limit(trained.test) if recipe.task != "text" else 256
 
     def work() -> Any:
+        from edgestill.bundle import open_bundle
         from edgestill.report import render_html, write_report
         from edgestill.runtime.environment import describe_environment
+        from edgestill.signing import sign_bundle
 
         created = now()
         document = ReportDocument(
@@ -267,6 +273,8 @@ def _pack(
             provenance=provenance,
             system=recipe.bundle.system,
         )
+        if recipe.bundle.sign is not None:
+            sign_bundle(open_bundle(bundle_dir), recipe.bundle.sign)
         write_report(document, steps.out_dir)
         return {"document": document.model_dump(mode="json", by_alias=True)}
 

@@ -279,6 +279,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             "synthesize": synthesize,
             "teachers": teachers,
             "student": student,
+            "bundle": recipe.bundle.model_copy(update={"sign": absolute(recipe.bundle.sign)}),
         }
     )
 

@@ -349,10 +349,11 @@ class Bench(Section):
 class BundleSection(Section):
     """How the bundle is packed. ``ship`` is the artifact of the headline; default: the best int4.
 
-    ``system`` is a system prompt: what each artifact computes for it travels along.
+    ``sign`` is the private key that signs it, a PEM file. ``system`` is a system prompt: what each artifact computes
+    for it travels along.
     """
 
-    sign: None = None
+    sign: Path | None = None
     ship: str | None = None
     golden_prompts: int = Field(default=20, gt=0)
     license: str | None = None

@@ -1,4 +1,4 @@
-"""``edgestill bundle``: pack, inspect and verify bundles."""
+"""``edgestill bundle``: pack, inspect, verify and sign bundles."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Pack, inspect and verify bundles.", no_args_is_help=True)
+    group = typer.Typer(help="Pack, inspect, verify and sign bundles.", no_args_is_help=True)
     group.command("pack")(pack)
     group.command("inspect")(inspect)
     group.command("verify")(verify)
+    group.command("sign")(sign)
     app.add_typer(group, name="bundle")
 
 
@@ -105,6 +106,9 @@ def verify(
         bool,
         typer.Option("--close", help="Go along the golden answers; a token that is nearly this machine's passes too."),
     ] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file: it must be signed by this key's owner, and unchanged since.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check every hash, then generate every golden answer again on every artifact.
@@ -116,6 +120,10 @@ def verify(
     from edgestill.bundle import open_bundle, verify_files
 
     bundle = open_bundle(folder)
+    if public_key is not None:
+        from edgestill.signing import verify_signature
+
+        verify_signature(bundle, public_key)
     verify_files(bundle)
     compared = 0
     tests: list[SelfTest] = []
@@ -140,6 +148,7 @@ def verify(
             "content_sha256": bundle.manifest.content_sha256,
             "files": len(bundle.manifest.files),
             "golden_answers": compared if golden else None,
+            "signed": None if public_key is None else True,
             **({"self_tests": [json.loads(test.to_json()) for test in tests]} if tests else {}),
         }
         console.print_json(json.dumps(document, indent=2))
@@ -150,4 +159,19 @@ def verify(
             largest = max(test.largest_gap for test in tests)
             replayed = f"{compared} golden answers gone along, {nearly} of {sum(test.tokens for test in tests)} tokens "
             replayed += f"close (at most {largest:.2%} of their logit's height)"
-        typer.echo(f"{folder}: {len(bundle.manifest.files)} files intact, {replayed}")
+        signed = "" if public_key is None else "signed by that key's owner, "
+        typer.echo(f"{folder}: {signed}{len(bundle.manifest.files)} files intact, {replayed}")
+
+
+def sign(
+    folder: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    key: Annotated[Path, typer.Option(help="The private key of an elliptic curve (P-256, P-384, P-521), a PEM file.")],
+) -> None:
+    """Sign a bundle: model.sig in it, over the hash of every file, as OpenSSF's model-signing writes it.
+
+    A key's password is read from $EDGESTILL_SIGNING_PASSWORD.
+    """
+    from edgestill.bundle import open_bundle
+    from edgestill.signing import sign_bundle
+
+    typer.echo(f"signed: {sign_bundle(open_bundle(folder), key)}")

@@ -14,7 +14,7 @@ GROUND = (
     *("errors", "recipe", "artifact", "bundle", "results", "dataset", "storage", "progress"),
     *("section", "sections", "filters"),
     *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file", "comparison", "figure"),
-    *("bench_results", "documents", "turns"),
+    *("bench_results", "documents", "turns", "signing"),
 )
 HEAVY = frozenset(
     {
