@@ -1,6 +1,7 @@
 """Bundles on other processors, emulated: the self-test on the oldest and the newest model of each, and on some between.
 
     python benchmarks/native/elsewhere.py --runner TARGET=FOLDER [TARGET=FOLDER ...] --bundle BUNDLE [BUNDLE ...]
+        [--ends]
 
 ``FOLDER`` is what ``edgestill runner build --target TARGET`` wrote. Each of a bundle's GGUF artifacts is tested on each
 model of processor by qemu-user: its golden answers, token by token, of which those that are nearly this processor's
@@ -42,12 +43,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runner", nargs="+", required=True, metavar="TARGET=FOLDER")
     parser.add_argument("--bundle", nargs="+", type=Path, required=True)
+    parser.add_argument("--ends", action="store_true", help="the oldest and the newest model of each alone")
     options = parser.parse_args()
     failed = 0
     for words in options.runner:
         target, _, folder = words.partition("=")
         program, models = emulator(target), known(emulator(target))
-        for model in MODELS[target]:
+        every = MODELS[target]
+        for model in every[:: len(every) - 1] if options.ends else every:
             if model not in models:
                 print(f"{target:24s} {model:12s} not known to this qemu")
                 continue

@@ -20,7 +20,7 @@ from typing import Final
 from edgestill.errors import InputError, MissingDependencyError, StageError
 from edgestill.progress import SILENT, Progress
 from edgestill.runtime.native.compilers import host_compiler, ndk_compiler, toolchain_compiler, zig_compiler
-from edgestill.runtime.native.levels import PROCESSORS, join_levels
+from edgestill.runtime.native.levels import PROCESSORS, Level, join_levels
 from edgestill.runtime.native.llama_units import (
     SECTIONS,
     common_units,
@@ -194,7 +194,12 @@ class _Making:
         each = kernel_units(self.tree, versions, kernels)
         rest = [*self._own("-DES_OWN_LLAMA"), *common_units(self.tree), *core_units(self.tree, versions)]
         units = [unit.with_flags(levels[0]) for unit in rest]
-        units += [unit.with_flags(flags) for flags in levels for unit in each]
+        headers: list[tuple[str, ...]] = (
+            [()] * len(levels) if processor is None else [_before(one) for one in PROCESSORS[processor].levels]
+        )
+        units += [
+            unit.with_flags((*flags, *header)) for flags, header in zip(levels, headers, strict=True) for unit in each
+        ]
         objects, compiled = self._all(units, compiler)
         main = objects[[unit.source.name for unit in rest].index("main.cpp")]
         library = [path for path in objects if path != main]
@@ -239,6 +244,10 @@ def _levels(target: Target, *, zig: bool) -> list[tuple[str, ...]]:
     if target.levels is None:
         return [target.zig if zig else target.flags]
     return [level.zig if zig else level.flags for level in PROCESSORS[target.levels].levels]
+
+
+def _before(level: Level) -> tuple[str, ...]:
+    return () if level.header is None else ("-include", str(HERE / "src" / level.header))
 
 
 def _host_kernels() -> str:

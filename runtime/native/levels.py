@@ -19,12 +19,16 @@ from edgestill.runtime.native.elf import ObjectFile
 
 @dataclass(frozen=True)
 class Level:
-    """An ISA level: a name for symbols, zig's flags and those of clang and gcc, and whether the core has it, in C."""
+    """An ISA level: a name for symbols, zig's flags and those of clang and gcc, and whether the core has it, in C.
+
+    ``header``, in the folder of our sources, is included before each kernel.
+    """
 
     name: str
     zig: tuple[str, ...]
     flags: tuple[str, ...]
     has: str
+    header: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,13 @@ PROCESSORS: Final[Mapping[str, Processor]] = MappingProxyType(
             "ldr ip, 1f\\n0: add ip, pc, ip\\n ldr ip, [ip]\\n bx ip\\n1: .word edgestill_kernels+{at}-(0b+8)",
             _AUXILIARY,
             (
-                Level("v7", ("-mcpu=generic+v7a+neon",), ("-march=armv7-a", "-mfpu=neon"), "1"),
+                Level(
+                    "v7",
+                    ("-mcpu=generic+v7a+neon",),
+                    ("-march=armv7-a", "-mfpu=neon"),
+                    "1",
+                    header="neon_without_half.h",
+                ),
                 # HWCAP_VFPv4: fused multiplication and half precision, which Cortex-A8 and A9 haven't.
                 Level(
                     "vfp4",
