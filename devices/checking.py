@@ -10,9 +10,13 @@ from edgestill.devices.shell_words import quoted
 if TYPE_CHECKING:
     from edgestill.devices.shell_device import ShellDevice
 
-NEEDED: Final = ("sha256sum", "cat", "find", "wc", "mv", "rm", "rmdir", "mkdir", "chmod", "df", "dirname", "dd", "grep")
+NEEDED: Final = (
+    *("sha256sum", "cat", "cp", "find", "wc", "mv", "rm", "rmdir", "mkdir", "chmod", "df", "dirname", "dd", "grep"),
+    *("head", "tail"),
+)
 WANTED: Final = {
     "timeout": "without it a job whose host is lost may run on; install coreutils, BusyBox or toybox with it",
+    "sync": "without it a power cut may leave half a file of a push; install coreutils, BusyBox or toybox with it",
     "flock": "without it two benches may run at once and spoil each other; install util-linux or BusyBox",
 }
 _ROOM: Final = 64 << 20

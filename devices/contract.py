@@ -93,21 +93,22 @@ class DeviceSettings(BaseModel):
     """A profile by name or file, for what can't be probed."""
 
 
-Command = Literal["selftest", "bench", "generate"]
+Command = Literal["selftest", "bench", "generate", "probe"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What edgestill-run does with a bundle that was pushed to the folder ``bundle``.
+    """What edgestill-run does with a bundle that was pushed to the folder ``bundle``; ``probe`` needs none.
 
     ``options`` are the program's by name with ``_`` for ``-`` (``prompt_tokens=128``, ``no_mmap=True``); a False one is
-    left out.
+    left out. ``runner`` is the folder of the program.
     """
 
     command: Command
-    bundle: str
+    bundle: str = ""
     artifact: str | None = None
     options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
+    runner: str = RUNNER_FOLDER
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,18 @@ class PushReport:
     files_sent: int
     files_kept: int
     files_removed: int
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Where a version lies that was brought beside the one in use: ``folder`` is that one's own when nothing is new.
+
+    ``older`` tells whether there was a version before.
+    """
+
+    folder: str
+    report: PushReport
+    older: bool
 
 
 @dataclass(frozen=True)
@@ -203,11 +216,20 @@ class Driver(ABC):
     """One line for a list of drivers."""
     settings_type: ClassVar[type[DeviceSettings]] = DeviceSettings
     known: ClassVar[dict[str, type[Driver]]] = {}
-    latency: ClassVar[bool] = True
+    latency: bool = True
+    """Whether wall times there mean anything."""
     formats: ClassVar[tuple[str, ...]] = ("gguf",)
     """Formats of artifacts that its program runs."""
     uses_runner: ClassVar[bool] = True
     """Whether edgestill-run is pushed there."""
+    bench_options: ClassVar[frozenset[str]] = frozenset(
+        {"prompt_tokens", "new_tokens", "repetitions", "threads", "kv_precision", "no_mmap"}
+    )
+    """Options of a bench job that its program has; a fleet refuses the others by name."""
+    hardware: ClassVar[str | None] = None
+    """What all devices of this kind run on together: two on the same are never measured at once. None: each its own."""
+    stages: ClassVar[bool] = False
+    """Whether it has ``stage`` and ``replace``: then an update leaves the older version usable until it is proved."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -248,6 +270,24 @@ class Driver(ABC):
         ``manifest.json`` goes last. Raises NoRoom, WrongHash, DeviceGone, DeviceBusy, JobCancelled; after any of them
         the same push goes on from what arrived.
         """
+
+    def stage(
+        self,
+        files: Mapping[str, Path],
+        folder: str,
+        *,
+        progress: Progress = SILENT,
+        cancelled: Event | None = None,
+    ) -> Staged:
+        """Push a new version of ``folder`` beside it, sending only what it hasn't; raises what ``push`` does."""
+        raise NotImplementedError(f"{self.kind} doesn't stage")
+
+    def replace(self, folders: Mapping[str, str]) -> None:
+        """Put staged folders (by where they lie) in their places, and delete what was there.
+
+        After a kill at any moment each place holds the one or the other, whole. Raises DriverError, DeviceGone.
+        """
+        raise NotImplementedError(f"{self.kind} doesn't stage")
 
     @abstractmethod
     def run(

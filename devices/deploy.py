@@ -1,10 +1,15 @@
-"""Deploy: bring a bundle's chosen artifacts and the runner to a device, and prove that it computes there the same."""
+"""Deploy: bring a bundle's chosen artifacts and the runner to a device, and prove that it computes there the same.
+
+Before anything is sent, each artifact is judged by what memory the device has free. A device that stages keeps the
+version in use, and its runner, until the new one has passed its self-test there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -22,8 +27,10 @@ from edgestill.devices.contract import (
     Probe,
     PushReport,
     RunResult,
+    Staged,
 )
 from edgestill.devices.executable import machine_of
+from edgestill.devices.fit_bundle import fit_before_push
 from edgestill.errors import GateError, InputError, UnsupportedError
 from edgestill.progress import SILENT, Progress
 
@@ -34,7 +41,10 @@ _LIBRARY: Final = "libedgestill.so"
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment did. ``folder`` is the bundle's below the device's own; ``self_tests`` by artifact."""
+    """What a deployment did. ``folder`` is the bundle's below the device's own; ``self_tests`` by artifact.
+
+    ``notes`` say what was judged to be close, and what couldn't be judged.
+    """
 
     device: str
     folder: str
@@ -42,6 +52,7 @@ class Deployed:
     push: PushReport
     runner: PushReport | None
     self_tests: Mapping[str, RunResult]
+    notes: tuple[str, ...] = ()
 
 
 def deploy(
@@ -50,38 +61,75 @@ def deploy(
     artifacts: Sequence[str] = (),
     *,
     runner: Path | None = None,
+    context: int | None = None,
+    fit_check: bool = True,
+    in_place: bool = False,
     timeout_seconds: float = SELF_TEST_SECONDS,
     progress: Progress = SILENT,
     cancelled: Event | None = None,
 ) -> Deployed:
     """Push a bundle's artifacts (none named: the one that it ships; ``all``) and run each one's self-test there.
 
-    Raises BundleError for a damaged bundle, UnsupportedError for an artifact that the device can't run, GateError when
-    it computes otherwise there: then nothing of the bundle is left. And what the driver raises.
+    ``context`` is the tokens that it shall hold there (None: what the runner takes by itself), for the judgement of
+    memory that ``fit_check`` turns off. ``in_place`` changes the version in use, for a disk that has no room for two.
+
+    Raises BundleError for a damaged bundle, UnsupportedError for an artifact that the device can't run, GateError for
+    one that wouldn't fit into its memory (nothing is sent then) or that computes otherwise there: then nothing new is
+    left, and the version before is. And what the driver raises.
     """
     verify_files(bundle)
     chosen = chosen_artifacts(bundle, driver, artifacts)
     folder = bundle_folder(bundle.manifest.name)
-    brought = None
+    probe = driver.probe()
+    notes = fit_before_push(bundle, chosen, driver, probe, context) if fit_check else []
+    files = {folder: bundle_files(bundle, chosen)}
     if driver.uses_runner:
-        brought = push_runner(driver, driver.probe(), runner or driver.settings.runner, progress, cancelled)
-    pushed = driver.push(bundle_files(bundle, chosen), folder, progress=progress, cancelled=cancelled)
+        program = runner_files(driver, probe, runner or driver.settings.runner)
+        files = files if program is None else {RUNNER_FOLDER: program, **files}
+    brought: dict[str, Staged] = {}
     tests: dict[str, RunResult] = {}
-    with progress.task(f"{driver.name}: self-test", len(chosen), "artifacts") as task:
-        for name in chosen:
-            job = Job("selftest", folder, name)
-            try:
+    with _taken_back(driver, brought):
+        for place, wanted in files.items():
+            if driver.stages and not in_place:
+                brought[place] = driver.stage(wanted, place, progress=progress, cancelled=cancelled)
+            else:
+                report = driver.push(wanted, place, progress=progress, cancelled=cancelled)
+                brought[place] = Staged(place, report, older=bool(report.files_kept or report.files_removed))
+        program_folder = brought[RUNNER_FOLDER].folder if RUNNER_FOLDER in brought else RUNNER_FOLDER
+        with progress.task(f"{driver.name}: self-test", len(chosen), "artifacts") as task:
+            for name in chosen:
+                options = {} if context is None else {"context": context}
+                job = Job("selftest", brought[folder].folder, name, options, program_folder)
                 tests[name] = driver.run(job, timeout_seconds=timeout_seconds, cancelled=cancelled)
-            except JobFailed as error:
-                driver.remove(folder)
-                if brought is not None and brought.files_sent and not brought.files_kept:
-                    driver.remove(RUNNER_FOLDER)
-                raise GateError(f"{error}; nothing of the bundle is left there") from error
-            except JobTimeout:
-                driver.remove(folder)
-                raise
-            task.advance()
-    return Deployed(driver.name, folder, tuple(chosen), pushed, brought, tests)
+                task.advance()
+    # The runner first: a newer one reads older bundles.
+    if new := {one.folder: place for place, one in brought.items() if one.folder != place}:
+        driver.replace(new)
+    program_report = brought[RUNNER_FOLDER].report if RUNNER_FOLDER in brought else None
+    report = brought[folder].report
+    return Deployed(driver.name, folder, tuple(chosen), report, program_report, tests, tuple(notes))
+
+
+@contextlib.contextmanager
+def _taken_back(driver: Driver, brought: Mapping[str, Staged]) -> Iterator[None]:
+    """Delete what is new when the self-test fails, and say what is left."""
+    try:
+        yield
+    except (JobFailed, JobTimeout) as error:
+        left = "the bundle there is left as it was"
+        for place, one in reversed(list(brought.items())):
+            staged = one.folder != place
+            changed = staged or bool(one.report.files_sent or one.report.files_removed)
+            # A runner that was changed in place is left: other bundles may run by it.
+            if changed and (staged or place != RUNNER_FOLDER or not one.older):
+                driver.remove(one.folder)
+            if changed and place != RUNNER_FOLDER:
+                both = staged and one.older
+                left = f"nothing {'new' if both else 'of the bundle'} is left there"
+                left += ", and the version before is as it was" if both else ""
+        if isinstance(error, JobTimeout):
+            raise
+        raise GateError(f"{error}; {left}") from error
 
 
 def bundle_folder(name: str) -> str:
@@ -120,10 +168,8 @@ def bundle_files(bundle: Bundle, artifacts: Sequence[str]) -> dict[str, Path]:
     return wanted
 
 
-def push_runner(
-    driver: Driver, probe: Probe, runner: Path | None, progress: Progress = SILENT, cancelled: Event | None = None
-) -> PushReport | None:
-    """Bring the runner program to a device that hasn't this one; None: it keeps the one that it has.
+def runner_files(driver: Driver, probe: Probe, runner: Path | None) -> dict[str, Path] | None:
+    """Return the runner program's files for a device; None: it keeps the one that it has.
 
     Raises DeviceError without a program for this device, or with one for another ISA.
     """
@@ -147,7 +193,7 @@ def push_runner(
     files = {RUNNER: program}
     if machine is not None and machine.needs_libraries and (library := program.with_name(_LIBRARY)).is_file():
         files[_LIBRARY] = library
-    return driver.push(files, RUNNER_FOLDER, progress=progress, cancelled=cancelled)
+    return files
 
 
 def _has_runner(driver: Driver) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from edgestill.devices.model_facts import ModelFacts
-from edgestill.devices.profile import Profile, ProfileFigure
+from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileFigure
 from edgestill.figure import Figure
 
 _CLOCK_MHZ: Final = 2600.0
@@ -52,6 +52,8 @@ _SHARES: Final[Mapping[tuple[str, str], Share]] = {
     ("onnx", "f16"): Share(0.32, 0.9),
     ("onnx", "f32"): Share(0.32, 0.95),
 }
+_MEASURED_BY_ENGINE: Final = _SHARES["gguf", "f32"].prompt
+"""What the runner's own float32 product, which is llama.cpp's, reaches of the rate that shares are of: a BLAS's."""
 _ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.12, 0.25), "onnx": Share(0.115, 0.6)}
 
 
@@ -97,7 +99,7 @@ def derive_decode(
     ``quota`` limits all threads together to so many cores. The figure is missing, and says why, where the profile
     lacks a rate.
     """
-    bandwidth, rate = profile.read_bandwidth(threads), profile.float32_rate(threads)
+    bandwidth, rate = profile.read_bandwidth(threads), _float32_rate(profile, threads)
     if bandwidth is None or rate is None:
         return _lacking(profile, threads, bandwidth)
     share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
@@ -124,7 +126,7 @@ def derive_prefill(
     quota: float | None = None,
 ) -> Figure:
     """Return the tokens of a prompt a second that a device reads after ``depth`` others, derived."""
-    rate = profile.float32_rate(threads)
+    rate = _float32_rate(profile, threads)
     if rate is None:
         return _lacking(profile, threads, rate)
     if facts.prompt is None:
@@ -181,6 +183,14 @@ def _rate(
         basis="derived",
         source=f"roofline on {worst} figures of {profile.name}: {parts} a token{held}; stated error {error:.0%}",
     )
+
+
+def _float32_rate(profile: Profile, threads: int) -> ProfileFigure | None:
+    """Return the rate of a good BLAS; where the runner measured it, from what llama.cpp's product reaches of that."""
+    rate = profile.float32_rate(threads)
+    if rate is None or RUNNER_SOURCE not in rate.source:
+        return rate
+    return rate.model_copy(update={"value": rate.value / _MEASURED_BY_ENGINE})
 
 
 def _lacking(profile: Profile, threads: int, bandwidth: ProfileFigure | None) -> Figure:

@@ -20,10 +20,10 @@ from typing import Final, Literal
 from edgestill.devices.model_facts import ModelFacts, Weights
 from edgestill.devices.profile import Profile
 from edgestill.figure import Figure
+from edgestill.plan_results import Verdict
 from edgestill.runtime.engine_options import KvPrecision
-from edgestill.runtime.llama_attention import choose, longest_piece
+from edgestill.runtime.llama_attention import LEAST_PIECE, LONGEST_PIECE, MOST_SCORES, choose, longest_piece
 
-Verdict = Literal["fits", "thrashes", "doesn't fit"]
 Host = Literal["python", "native"]
 Kind = Literal["own", "mapped", "reclaimable", "slack"]
 
@@ -41,8 +41,8 @@ _HOSTS: Final = {("python", "gguf"): (44e6, 8e6), ("native", "gguf"): (11e6, 4e6
 PSS divides what is shared among those that share it: alone on a device it is the most that was seen on a busy machine.
 """
 
-_KERNEL: Final = {"python": (14e6, 5e6), "native": (5e6, 3e6)}
-"""Bytes that the kernel keeps for a program besides: page tables, and its own files in the page cache."""
+_KERNEL: Final = {("python", "gguf"): (17e6, 5e6), ("native", "gguf"): (5e6, 3e6), ("python", "onnx"): (13e6, 6e6)}
+"""Bytes that the kernel keeps for a program besides: page tables, threads, and its own files in the page cache."""
 _UNTOLD: Final = 0.35
 """The share of weights that are only read once which must have room too: until it has seen which pages are read again,
 the kernel drops those as well (with less, limits of 160 to 176 MiB paged for 20 tokens, or for as long as we looked).
@@ -167,7 +167,7 @@ def _gguf(facts: ModelFacts, setting: Setting, isa: str, isa_features: tuple[str
     kept: list[Part] = [Part("weights packed anew", "own", packed, 0.02 * packed)]
     if setting.mmap:
         kept.append(Part("weights in the file", "mapped", whole, 0.02 * whole))
-        beside, beside_off = _KERNEL[setting.host]
+        beside, beside_off = _KERNEL[setting.host, "gguf"]
         slack = beside + _UNTOLD * passing
         kept.append(Part("room for the kernel to tell pages apart", "slack", slack, beside_off + 0.1 * passing))
         kept.append(Part("weights in the file, hardly read again", "reclaimable", passing, 0.02 * passing))
@@ -176,10 +176,7 @@ def _gguf(facts: ModelFacts, setting: Setting, isa: str, isa_features: tuple[str
     cache = facts.kv_values * facts.kv_bytes(setting.kv_precision) * (-(-context // _KV_STEP) * _KV_STEP)
     precision: KvPrecision = setting.kv_precision or ("f32" if facts.all_float32 else "f16")
     flash = choose(precision, context, None, isa)
-    chunk = min(_PIECE, longest_piece(0 if flash else facts.heads, context), context)
-    # Scores are held in float32, and again in float16 as the other side of the product with the values.
-    scores = 0 if flash else 6 * chunk * facts.heads * context
-    compute = 2.2e6 + chunk * 4 * (6 * facts.hidden + 3 * facts.feed_forward) + scores + 4 * facts.vocabulary
+    compute = 2.2e6 + _piece_bytes(facts, context, 0 if flash else facts.heads) + 4 * facts.vocabulary
     structures = 1.5e6 + 9.1 * facts.metadata_bytes
     return [
         *kept,
@@ -187,6 +184,22 @@ def _gguf(facts: ModelFacts, setting: Setting, isa: str, isa_features: tuple[str
         Part("compute buffers", "own", compute, 0.3 * compute),
         Part("vocabulary and structures", "own", structures, 0.35 * structures),
     ]
+
+
+def _piece_bytes(facts: ModelFacts, context: int, heads: int) -> float:
+    """Return what reading the largest piece of a prompt takes; ``heads`` is 0 with flash attention.
+
+    A longer context makes pieces shorter, in steps, and may so take a little less than a shorter one. It isn't counted:
+    what fits shall fit with any context below.
+    """
+    each = 4 * (6 * facts.hidden + 3 * facts.feed_forward)
+    # Where pieces of a length are last read whole, and here.
+    lengths = range(LEAST_PIECE, LONGEST_PIECE + 1, LEAST_PIECE) if heads else ()
+    ends = [MOST_SCORES // (heads * piece) for piece in lengths]
+    tried = [context, *(end for end in ends if 0 < end < context)]
+    pieces = [(min(_PIECE, longest_piece(heads, at), at), at) for at in tried]
+    # Scores are held in float32, and again in float16 as the other side of the product with the values.
+    return max(piece * (each + 6.0 * heads * at) for piece, at in pieces)
 
 
 def _onnx(facts: ModelFacts, setting: Setting) -> list[Part]:
@@ -203,6 +216,7 @@ def _onnx(facts: ModelFacts, setting: Setting) -> list[Part]:
     return [
         Part("weights packed by onnxruntime", "own", packed, 0.03 * packed),
         Part("weights in the file", "reclaimable", facts.mapped_bytes, 0.05 * facts.mapped_bytes),
+        Part("room for the kernel", "slack", *_KERNEL["python", "onnx"]),
         Part("KV cache", "own", cache, 0.01 * cache),
         Part("compute buffers", "own", compute, 0.3 * compute),
         Part("logits of a prompt", "own", logits, 0.3 * logits),

@@ -1,6 +1,6 @@
 """What a Linux device says of itself, asked in one script and read from the kernel's own files.
 
-Sources: proc(5); Documentation/admin-guide/pm/cpufreq.rst; POSIX ``df -P``.
+Sources: proc(5); Documentation/admin-guide/pm/cpufreq.rst, cgroup-v1/memory.rst, cgroup-v2.rst; POSIX ``df -P``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from edgestill.runtime.isa_features import isa_features
 
 _MARK: Final = "edgestill-part "
 _DISK: Final = re.compile(r"\s\d+\s+-?\d+\s+(-?\d+)\s+(?:\d+%|-)\s")
+
+_GROUP_FILES: Final = ("memory.max", "memory.current", "memory.limit_in_bytes", "memory.usage_in_bytes")
+_UNLIMITED: Final = 1 << 60
 
 _ARM_PARTS: Final = {
     0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
@@ -36,6 +39,10 @@ part online; cat /sys/devices/system/cpu/online 2>/dev/null
 part cores; nproc 2>/dev/null
 part cpuinfo; cat /proc/cpuinfo
 part meminfo; cat /proc/meminfo
+part group; for d in /sys/fs/cgroup /sys/fs/cgroup/memory; do
+  for f in {" ".join(_GROUP_FILES)}; do [ -r $d/$f ] && echo "$f $(cat $d/$f)"; done
+  grep -h inactive_file $d/memory.stat 2>/dev/null
+done
 part model; tr -d '\\000' </proc/device-tree/model 2>/dev/null
 part clocks; for f in {maximum}; do [ -r "$f" ] && cat "$f"; done
 part disk; d={quoted(root)}; while [ ! -e "$d" ]; do d=$(dirname "$d"); done; df -Pk "$d"
@@ -50,6 +57,8 @@ def parsed(text: str, device: str, kind: str, *, latency: bool) -> Probe:
         parts[name.strip()] = body.strip()
     cpuinfo = parts.get("cpuinfo", "")
     memory = _memory(parts.get("meminfo", ""))
+    ram, free = memory.get("MemTotal"), memory.get("MemAvailable", memory.get("MemFree"))
+    limit, left = _group_memory(parts.get("group", ""))
     listed = len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))
     cores = parts.get("cores", "")
     return Probe(
@@ -58,8 +67,8 @@ def parsed(text: str, device: str, kind: str, *, latency: bool) -> Probe:
         system=parts.get("system", "") or "unknown",
         machine=parts.get("machine", "") or "unknown",
         cores=int(cores) if cores.isdigit() and int(cores) else listed or 1,
-        ram_bytes=memory.get("MemTotal"),
-        free_ram_bytes=memory.get("MemAvailable", memory.get("MemFree")),
+        ram_bytes=min((size for size in (ram, limit) if size is not None), default=None),
+        free_ram_bytes=min((size for size in (free, left) if size is not None), default=None),
         free_disk_bytes=free_disk_bytes(parts.get("disk", "")),
         latency=latency,
         model=parts.get("model") or None,
@@ -78,6 +87,20 @@ def free_disk_bytes(text: str) -> int | None:
 def _memory(text: str) -> dict[str, int]:
     found = re.findall(r"^(\w+):\s*(\d+) kB", text, re.MULTILINE)
     return {name: int(amount) * 1024 for name, amount in found}
+
+
+def _group_memory(text: str) -> tuple[int | None, int | None]:
+    """Return the limit of the container that we see as the whole system, and what it leaves; None without one.
+
+    Pages of files that weren't used lately count as free, as they do in MemAvailable.
+    """
+    found = {name: int(value) for name, value in re.findall(r"^(\S+) (\d{1,19})$", text, re.MULTILINE)}
+    limit = found.get("memory.max", found.get("memory.limit_in_bytes", _UNLIMITED))
+    if limit >= _UNLIMITED:
+        return None, None
+    used = found.get("memory.current", found.get("memory.usage_in_bytes", 0))
+    used -= found.get("total_inactive_file", found.get("inactive_file", 0))
+    return limit, max(0, limit - max(0, used))
 
 
 def _cpu(cpuinfo: str) -> str | None:

@@ -10,80 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
-
-from pydantic import Field
+from typing import Final
 
 from edgestill.bench_results import BenchRecord
 from edgestill.bundle import Bundle, BundleArtifact
 from edgestill.devices.derive import derive_decode, derive_prefill, ttft
-from edgestill.devices.fit import Fit, Host, Setting, Verdict, fit, largest_context, need_of
+from edgestill.devices.fit import Fit, Host, Setting, fit, largest_context, need_of
 from edgestill.devices.model_facts import ModelFacts, read_facts
 from edgestill.devices.profile import Profile
 from edgestill.devices.store import artifact_of
 from edgestill.errors import EdgestillError, GateError
-from edgestill.figure import Document, Figure, Record
+from edgestill.figure import Figure
+from edgestill.plan_results import Limits, PlanDocument, PlanRow, Verdict
 from edgestill.runtime.engine_options import KvPrecision
 from edgestill.runtime.model_source import locate_model
+
+__all__ = ["Asked", "Limits", "PlanDocument", "PlanRow", "choose", "make_plan", "primary_metric", "require_choice"]
 
 DEFAULT_CONTEXT: Final = 4096
 _NEW_TOKENS: Final = 64
 _LOWER_IS_BETTER: Final = frozenset({"bits_per_byte", "perplexity"})
-
-
-class Limits(Record):
-    """What the user asks for: seconds, tokens a second, bytes, a fraction. Null: no limit."""
-
-    max_ttft: float | None = None
-    min_decode_rate: float | None = None
-    max_memory: float | None = None
-    min_accuracy: float | None = None
-
-
-class PlanRow(Record):
-    """One way to run an artifact on the device.
-
-    ``memory`` is the peak, ``largest_context`` the longest that fits. ``misses`` says which limits it misses and by how
-    much, ``shortfall`` the worst of that as a fraction. ``frontier``: no other row that fits is better in decode rate,
-    memory and accuracy at once. ``fit`` is null where the free memory isn't known.
-    """
-
-    artifact: str
-    engine: str
-    threads: int
-    context: int
-    decode: Figure
-    ttft: Figure
-    memory: Figure
-    accuracy: Figure | None
-    size_bytes: int
-    fit: Verdict | None
-    why: str
-    largest_context: int | None
-    misses: tuple[str, ...] = ()
-    shortfall: float = 0.0
-    frontier: bool = False
-    chosen: bool = False
-
-
-class PlanDocument(Document):
-    """What ``plan`` prints; ``refusal`` says why nothing is chosen."""
-
-    schema_: Annotated[Literal["edgestill.plan/1"], Field(alias="schema")] = "edgestill.plan/1"
-    bundle: str
-    device: str
-    title: str
-    prompt_tokens: int
-    limits: Limits
-    metric: str | None
-    rows: tuple[PlanRow, ...]
-    refusal: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def chosen(self) -> PlanRow | None:
-        """The row that is chosen."""
-        return next((row for row in self.rows if row.chosen), None)
 
 
 @dataclass(frozen=True)

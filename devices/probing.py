@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from edgestill.devices.contract import Driver, Probe
-from edgestill.devices.profile import Profile, ProfileCluster, ProfileFigure
-from edgestill.devices.profile_here import profile_here
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edgestill.devices.contract import Driver, DriverError, Job, Probe
+from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileCluster, ProfileFigure
+from edgestill.devices.profile_here import SPREAD, profile_here
 from edgestill.devices.registry import LOCAL
 
+SCHEMA: Final = "edgestill.probe/1"
+PROBE_SECONDS: Final = 120.0
+_RATES: Final = {
+    "read_bytes_per_second": ("read_bandwidth_bytes_per_second", "read_bandwidth_one_core_bytes_per_second"),
+    "float32_ops_per_second": ("float32_ops_per_second", "float32_ops_one_core_per_second"),
+    "int8_ops_per_second": ("int8_ops_per_second", "int8_ops_one_core_per_second"),
+}
+"""The runner's name of a rate -> a profile's of all cores and of one."""
 
-def profile_of(driver: Driver, probe: Probe) -> Profile:
-    """Return a device's profile; of this machine with measured bandwidth and rates too, which takes seconds."""
+
+@dataclass(frozen=True)
+class Probed:
+    """A device's profile, and what could not be measured there and why."""
+
+    profile: Profile
+    notes: tuple[str, ...] = ()
+
+
+def profile_of(driver: Driver, probe: Probe) -> Probed:
+    """Return a device's profile; its rates are measured there by its runner, which takes seconds.
+
+    They are left out of a device whose times mean nothing, and where no runner is.
+    """
     if driver.kind == LOCAL:
-        return profile_here(driver.name)
+        return Probed(profile_here(driver.name))
     clusters = tuple(
         ProfileCluster(count=one.count, name=one.name or "core", max_mhz=one.max_mhz) for one in probe.clusters
     )
-    return Profile(
+    rates, notes = _measured(driver, probe)
+    profile = Profile(
         name=driver.name,
         title=probe.model or driver.name,
         cpu=probe.cpu or probe.machine,
@@ -27,6 +54,60 @@ def profile_of(driver: Driver, probe: Probe) -> Profile:
         free_ram_bytes=_said(probe.free_ram_bytes, "/proc/meminfo, MemAvailable"),
         free_disk_bytes=_said(probe.free_disk_bytes, "df of our folder"),
     )
+    return Probed(profile.model_copy(update=rates), notes)
+
+
+def _measured(driver: Driver, probe: Probe) -> tuple[dict[str, ProfileFigure], tuple[str, ...]]:
+    """Return the rates of a device as its runner measures them, and why there are none."""
+    without = f"{driver.name}: read bandwidth and rates aren't measured"
+    if not probe.latency:
+        return {}, (f"{without}: its times mean nothing",)
+    if not driver.uses_runner:
+        return {}, (f"{without}: {driver.kind} has no program for it",)
+    try:
+        result = driver.run(Job("probe"), timeout_seconds=PROBE_SECONDS)
+    except DriverError as error:
+        return {}, (f"{without}: {str(error).removeprefix(f'{driver.name}: ')}",)
+    document = result.document
+    if document is None or document.get("schema") != SCHEMA:
+        return {}, (f"{without}: its runner answers in no {SCHEMA}; edgestill deploy brings one of this version",)
+    rates = rates_of(document)
+    return rates, () if rates else (f"{without}: {json.dumps(document)[:200]} holds none",)
+
+
+def rates_of(document: Mapping[str, object]) -> dict[str, ProfileFigure]:
+    """Return a profile's rates, by key, from the runner's document; what isn't a positive number is left out.
+
+    That of all cores is at least that of one: on a machine that others use the measured one can be less.
+    """
+    rows = document.get("threads")
+    found: dict[str, ProfileFigure] = {}
+    by_threads = sorted((_row(row) for row in rows), key=lambda row: row[0]) if isinstance(rows, list) else []
+    for rate, (of_all, of_one) in _RATES.items():
+        measured = [(threads, value) for threads, row in by_threads if (value := _positive(row.get(rate))) is not None]
+        if measured and measured[0][0] == 1:
+            found[of_one] = _figure(*measured[0])
+        if measured:
+            found[of_all] = _figure(*max(measured, key=lambda one: one[1]))
+    return found
+
+
+def _row(row: object) -> tuple[int, Mapping[str, Any]]:
+    if not isinstance(row, Mapping):
+        return 0, {}
+    threads = row.get("threads")
+    return (threads, row) if isinstance(threads, int) and threads > 0 else (0, {})
+
+
+def _positive(value: object) -> float | None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 < value <= sys.float_info.max else None
+
+
+def _figure(threads: int, value: float) -> ProfileFigure:
+    of = f"{threads} thread{'' if threads == 1 else 's'}"
+    return ProfileFigure(value=value, basis="measured", source=f"{RUNNER_SOURCE}, {of}", error=SPREAD)
 
 
 def _said(value: int | None, source: str) -> ProfileFigure | None:

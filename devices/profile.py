@@ -47,6 +47,10 @@ _MAX_BYTES: Final = 1 << 20
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+RUNNER_SOURCE: Final = "edgestill-run probe"
+"""How the source of a figure begins that the runner measured on the device."""
+
+
 class ProfileFigure(Record):
     """One figure of a profile: ``error`` is the half width of its 95% interval as a fraction of it, null if unknown."""
 

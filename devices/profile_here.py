@@ -13,7 +13,7 @@ from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.engines import available_cpus
 from edgestill.runtime.environment import describe_environment, usable_memory
 
-_SPREAD = 0.1
+SPREAD = 0.1
 """Relative error of a rate that is the best of a few passes: neighbours on a shared machine take their part."""
 
 
@@ -60,7 +60,7 @@ def _measured(figures: Sequence[Figure]) -> ProfileFigure | None:
     if not known:
         return None
     best = max(known, key=lambda figure: figure.value or 0.0)
-    return ProfileFigure(value=best.value or 0.0, basis="measured", source=best.source, error=_SPREAD)
+    return ProfileFigure(value=best.value or 0.0, basis="measured", source=best.source, error=SPREAD)
 
 
 def _said(value: int | None, source: str) -> ProfileFigure | None:

@@ -30,11 +30,13 @@ from edgestill.devices.contract import (
     Probe,
     PushReport,
     RunResult,
+    Staged,
     device_path,
 )
 from edgestill.devices.push import push_files
 from edgestill.devices.shell_files import ShellFiles
 from edgestill.devices.shell_words import quoted
+from edgestill.devices.staging import stage_files
 from edgestill.devices.talk import Talk
 from edgestill.progress import SILENT, Progress
 
@@ -74,6 +76,7 @@ class ShellDevice(Driver):
     """A device whose shell runs what we send; subclasses give ``_transport`` and, where needed, the hooks below it."""
 
     settings_type: ClassVar[type[DeviceSettings]] = ShellSettings
+    stages: ClassVar[bool] = True
     default_root: str = "~/.edgestill"
 
     def __init__(self, name: str, settings: ShellSettings) -> None:
@@ -149,7 +152,22 @@ class ShellDevice(Driver):
         where = device_path(folder)
         store = self.files
         with store.held(where):
-            return push_files(store, files, where, progress=progress, cancelled=cancelled)
+            return push_files(store, files, where, progress=progress, cancelled=cancelled, small=store)
+
+    def stage(
+        self, files: Mapping[str, Path], folder: str, *, progress: Progress = SILENT, cancelled: Event | None = None
+    ) -> Staged:
+        where = device_path(folder)
+        store = self.files
+        with store.held(where):
+            return stage_files(store, files, where, progress=progress, cancelled=cancelled)
+
+    def replace(self, folders: Mapping[str, str]) -> None:
+        moves = {device_path(staged): device_path(folder) for staged, folder in folders.items()}
+        if moves:
+            store = self.files
+            with store.held(next(iter(moves))):
+                store.replace(moves)
 
     def run(
         self,

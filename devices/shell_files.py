@@ -5,15 +5,34 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from edgestill.devices.contract import DeviceBusy, DriverError, JobFailed, JobTimeout, NoRoom, WrongHash
+from edgestill.devices.file_scripts import (
+    ALONE,
+    BENCH_LOCK,
+    BUSY,
+    GONE,
+    MARK,
+    NO_PLACE,
+    PUSH_LOCK,
+    SEND_LOCK,
+    SHORT,
+    WRONG,
+    mode_of,
+    no_links,
+    restoring,
+    synced,
+    taking_apart,
+    without_empty,
+)
 from edgestill.devices.linux_probe import free_disk_bytes
 from edgestill.devices.push import PARTIAL, Stored
 from edgestill.devices.shell_words import quoted
+from edgestill.devices.staging import REPLACED
 from edgestill.devices.talk import Talk
 
 if TYPE_CHECKING:
@@ -22,19 +41,12 @@ if TYPE_CHECKING:
 _ARGUMENT_BYTES: Final = 16 << 10
 """Of names in one script: a whole script is one argument of a shell somewhere, of at most 128 KiB."""
 
-_SHORT, _WRONG, _NO_PLACE, _BUSY, _LINK = 71, 72, 73, 75, 76
+_TOGETHER_ARGUMENT_BYTES: Final = 4 << 10
+_TOGETHER_FILES: Final = 100
+
 _HASH_SECONDS: Final = 1800.0
 _BEAT_SECONDS: Final = 5.0
 _ARRIVAL_SECONDS: Final = 20  # less than the caller waits for the lock
-
-MARK: Final = ".edgestill"
-"""An empty file in our folder that says whose it is: one without it is never deleted."""
-
-PUSH_LOCK: Final = ".push.lock"
-SEND_LOCK: Final = ".send.lock"
-"""Held while bytes are appended: of a push whose host was killed, some may still be on their way."""
-
-BENCH_LOCK: Final = ".bench.lock"
 
 
 class ShellFiles:
@@ -85,33 +97,124 @@ done"""
         partial = quoted(f"{PARTIAL}/{wanted.sha256}")
         place = quoted(f"./{target}")
         parent = quoted(f"./{PurePosixPath(target).parent.as_posix()}")
-        mode = "u+rwx" if wanted.executable else "u+rw,a-x"
-        script = f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {_NO_PLACE}
-lock=$PWD/{SEND_LOCK}
-{_no_links(folder)}
-mkdir -p {quoted(f"./{folder}/{PARTIAL}")} && cd {quoted(f"./{folder}")} || exit {_NO_PLACE}
-if command -v flock >/dev/null; then exec 8>>"$lock" && flock -n 8 || exit {_BUSY}; fi
-[ "$(wc -c <{partial} 2>/dev/null || echo 0)" -eq {offset} ] || exit {_BUSY}
-cat >>{partial} || exit {_NO_PLACE}
-[ "$(wc -c <{partial})" -eq {wanted.size} ] || exit {_SHORT}
+        script = f"""{self._receiving(folder)}
+[ "$(wc -c <{partial} 2>/dev/null || echo 0)" -eq {offset} ] || exit {BUSY}
+cat >>{partial} || exit {NO_PLACE}
+[ "$(wc -c <{partial})" -eq {wanted.size} ] || exit {SHORT}
 h=$(sha256sum <{partial})
-[ "${{h%% *}}" = {wanted.sha256} ] || {{ rm -f {partial}; exit {_WRONG}; }}
+[ "${{h%% *}}" = {wanted.sha256} ] || {{ rm -f {partial}; exit {WRONG}; }}
 if [ -d {place} ] && [ ! -h {place} ]; then rm -rf {place}; fi
-mkdir -p {parent} && chmod {mode} {partial} && mv -f {partial} {place} || exit {_NO_PLACE}
+{synced(partial)}
+mkdir -p {parent} && chmod {mode_of(wanted)} {partial} && mv -f {partial} {place} || exit {NO_PLACE}
 rmdir {PARTIAL} 2>/dev/null; exit 0"""
         answer = self._shell(script, stdin=pieces, seconds=None, cancelled=cancelled, on_sent=on_sent)
+        what = f"{folder}/{target}"
+        if answer.status == SHORT:
+            size = f"{wanted.size} bytes"
+            raise WrongHash(f"{self.name}: {what}: arrived with another size than {size}; did the file change?")
+        self._see_to(answer, what)
+
+    def send_small(
+        self, folder: str, files: Sequence[tuple[str, Stored, bytes]], *,
+        cancelled: Event | None, on_sent: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        by_name = {name: (wanted, content) for name, wanted, content in files}
+        for batch in _batches(list(by_name), _TOGETHER_ARGUMENT_BYTES, _TOGETHER_FILES):
+            script = self._receiving(folder) + taking_apart([(name, by_name[name][0]) for name in batch])
+            pieces = iter([by_name[name][1] for name in batch])
+            answer = self._shell(script, stdin=pieces, seconds=None, cancelled=cancelled, on_sent=on_sent)
+            if answer.status == SHORT:
+                raise WrongHash(f"{self.name}: {folder}: small files arrived cut; run the same command again")
+            self._see_to(answer, f"{folder}/{batch[0]} and what is sent with it")
+
+    def _receiving(self, folder: str) -> str:
+        """Return lines that go to a folder, which is made, and hold what is appended there for ourselves."""
+        return f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {NO_PLACE}
+{ALONE}
+{no_links(folder)}
+mkdir -p {quoted(f"./{folder}/{PARTIAL}")} && cd {quoted(f"./{folder}")} || exit {NO_PLACE}"""
+
+    def _see_to(self, answer: Answer, what: str) -> None:
+        """Raise what the end of a script that writes files means."""
         if answer.status == 0:
             return
-        what = f"{self.name}: {folder}/{target}"
+        what = f"{self.name}: {what}"
         if "no space left" in answer.errors.lower() or "quota exceeded" in answer.errors.lower():
             raise NoRoom(f"{what}: the device's disk is full; free some room there and run the same command again")
-        if answer.status == _BUSY:
+        if answer.status == BUSY:
             raise DeviceBusy(f"{what}: what an earlier push had under way was still arriving; run the command again")
-        if answer.status == _WRONG:
+        if answer.status == WRONG:
             raise WrongHash(f"{what}: arrived with another sha256 than was sent, deleted there; push again")
-        if answer.status == _SHORT:
-            raise WrongHash(f"{what}: arrived with another size than {wanted.size} bytes; did the file change?")
         raise DriverError(f"{what}: can't be written there ({answer.complaint}); see to the folder's rights")
+
+    # One folder's files in another, and folders in each other's places.
+
+    def link(self, source: str, folder: str, names: Sequence[str]) -> list[str]:
+        unlinked: list[str] = []
+        for batch in _batches(names):
+            script = f"""{self._between(source, folder)}
+set -- {quoted(*batch)}
+n=0
+for f do
+  d=./$f
+  mkdir -p "${{d%/*}}" || exit {NO_PLACE}
+  ln -f "$source/$f" "./$f" 2>/dev/null || echo "$n"
+  n=$((n+1))
+done"""
+            said = self._run(script).text.split()
+            unlinked += [batch[int(word)] for word in said if word.isdigit() and int(word) < len(batch)]
+        return unlinked
+
+    def copy(self, source: str, folder: str, names: Sequence[str]) -> None:
+        for batch in _batches(names):
+            script = f"""{self._between(source, folder)}
+set -- {quoted(*batch)}
+for f do
+  cp -p "$source/$f" "./$f" || exit {NO_PLACE}
+done
+for f do
+  {synced('"./$f"')}
+done
+exit 0"""
+            self._see_to(self._shell(script, seconds=_HASH_SECONDS), f"{folder}/{batch[0]}")
+
+    def restore(self, folder: str) -> None:
+        old = f"{REPLACED}/{folder}"
+        self._run(
+            f"""cd {quoted(self._root)} 2>/dev/null || exit 0
+[ -e ./{REPLACED} ] || exit 0
+{restoring([folder])}
+rm -rf {quoted(f"./{old}")}
+{without_empty(old)}
+exit 0""",
+            seconds=_HASH_SECONDS,
+        )
+
+    def replace(self, folders: Mapping[str, str]) -> None:
+        """Put folders (keys) in the places of others (values), which are deleted. Raises DriverError."""
+        before, moves, after = [], [], []
+        for staged, folder in folders.items():
+            here, place, old = (quoted(f"./{one}") for one in (staged, folder, f"{REPLACED}/{folder}"))
+            parents = quoted(*(f"./{PurePosixPath(one).parent}" for one in (folder, f"{REPLACED}/{folder}")))
+            before += [no_links(staged), no_links(folder), no_links(f"{REPLACED}/{folder}")]
+            before += [f"[ -d {here} ] || exit {GONE}", restoring([folder])]
+            before += [f"rm -rf {old}", f"mkdir -p {parents} || exit {NO_PLACE}"]
+            moves.append(f"if [ -e {place} ]; then mv {place} {old} || exit {NO_PLACE}; fi")
+            moves.append(f"mv {here} {place} || {{ mv {old} {place}; exit {NO_PLACE}; }}")
+            after += [f"rm -rf {old}", without_empty(staged), without_empty(f"{REPLACED}/{folder}")]
+        lines = "\n".join([*before, *moves, synced("."), *after])
+        answer = self._shell(f"cd {quoted(self._root)} || exit {GONE}\n{ALONE}\n{lines}\nexit 0", seconds=_HASH_SECONDS)
+        if answer.status == GONE:
+            raise DriverError(f"{self.name}: another command removed what was staged there; run this one again")
+        self._see_to(answer, ", ".join(folders.values()))
+
+    def _between(self, source: str, folder: str) -> str:
+        return f"""cd {quoted(self._root)} || exit {NO_PLACE}
+{ALONE}
+{no_links(source)}
+{no_links(folder)}
+source=$PWD/{quoted(source)}
+mkdir -p {quoted(f"./{folder}")} && cd {quoted(f"./{folder}")} || exit {NO_PLACE}"""
 
     def read(self, path: str) -> bytes:
         answer = self._shell(f"cd {quoted(self._root)} && cat <{quoted(f'./{path}')}", seconds=None)
@@ -126,13 +229,12 @@ rmdir {PARTIAL} 2>/dev/null; exit 0"""
             root = quoted(self._root)
             self._run(f"[ -e {root}/{MARK} ] || exit 0\nrm -rf {root}", seconds=_HASH_SECONDS)
             return
-        above = [parent.as_posix() for parent in PurePosixPath(folder).parents if parent.as_posix() != "."]
-        empty = "".join(f"rmdir {quoted(f'./{parent}')} 2>/dev/null\n" for parent in above)
         self._run(
             f"""cd {quoted(self._root)} 2>/dev/null || exit 0
-{_no_links(folder)}
-rm -rf {quoted(f"./{folder}")} || exit {_NO_PLACE}
-{empty}n=$(find . ! -name . -print | grep -v -x -F {patterns} | wc -l)
+{no_links(folder)}
+rm -rf {quoted(f"./{folder}")} || exit {NO_PLACE}
+{without_empty(folder)}
+n=$(find . ! -name . -print | grep -v -x -F {patterns} | wc -l)
 [ "$n" -eq 0 ] && rm -f {quoted(*ours)} && cd / && rmdir {quoted(self._root)} 2>/dev/null
 exit 0""",
             seconds=_HASH_SECONDS,
@@ -144,13 +246,13 @@ exit 0""",
 
         The device lets go by itself half a minute after it last heard of us. Raises DeviceBusy.
         """
-        talk = self._start(f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {_NO_PLACE}
-[ -e {MARK} ] || {{ [ -z "$(ls -A)" ] || {{ echo foreign; exit {_NO_PLACE}; }}; : >{MARK} || exit {_NO_PLACE}; }}
+        talk = self._start(f"""mkdir -p {quoted(self._root)} && cd {quoted(self._root)} || exit {NO_PLACE}
+[ -e {MARK} ] || {{ [ -z "$(ls -A)" ] || {{ echo foreign; exit {NO_PLACE}; }}; : >{MARK} || exit {NO_PLACE}; }}
 if command -v flock >/dev/null; then
-  exec 9>>{PUSH_LOCK} || exit {_NO_PLACE}
-  flock -n 9 || {{ sleep 1; flock -n 9; }} || {{ echo busy; exit {_BUSY}; }}
+  exec 9>>{PUSH_LOCK} || exit {NO_PLACE}
+  flock -n 9 || {{ sleep 1; flock -n 9; }} || {{ echo busy; exit {BUSY}; }}
   (exec 8>>{SEND_LOCK}; n=0; until flock -n 8; do n=$((n+1)); [ $n -lt {_ARRIVAL_SECONDS} ] || exit 1; sleep 1; done) ||
-    {{ echo busy; exit {_BUSY}; }}
+    {{ echo busy; exit {BUSY}; }}
 fi
 echo held
 command -v timeout >/dev/null || {{ read -r x; exit 0; }}
@@ -189,27 +291,22 @@ while x=$(timeout 30 dd bs=1 count=1 2>/dev/null 9>&-) && [ -n "$x" ]; do :; don
 
     def _enter(self, folder: str) -> str:
         place = quoted(f"./{folder}")
-        return f"cd {quoted(self._root)} 2>/dev/null || exit 0\n{_no_links(folder)}\ncd {place} 2>/dev/null"
+        return f"cd {quoted(self._root)} 2>/dev/null || exit 0\n{no_links(folder)}\ncd {place} 2>/dev/null"
 
     def _run(self, script: str, seconds: float = 60.0) -> Answer:
         answer = self._shell(script, seconds=seconds)
+        if answer.status == BUSY:
+            raise DeviceBusy(f"{self.name}: what an earlier push had under way isn't done; run the command again")
         if answer.status:
             raise DriverError(f"{self.name}: {self._root}: {answer.complaint}; see to the folder's rights there")
         return answer
 
 
-def _no_links(folder: str) -> str:
-    """Return lines that delete a link where one of our folders goes: nothing is written or deleted through it."""
-    steps = [*reversed(PurePosixPath(folder).parents), PurePosixPath(folder)]
-    places = quoted(*(f"./{step.as_posix()}" for step in steps if step.as_posix() != "."))
-    return f'for d in {places}; do if [ -h "$d" ]; then rm -f "$d" || exit {_LINK}; fi; done'
-
-
-def _batches(names: Sequence[str]) -> Iterator[list[str]]:
+def _batches(names: Sequence[str], most_bytes: int = _ARGUMENT_BYTES, most: int | None = None) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for name in names:
-        if batch and size + len(quoted(name)) > _ARGUMENT_BYTES:
+        if batch and (size + len(quoted(name)) > most_bytes or len(batch) == most):
             yield batch
             batch, size = [], 0
         batch.append(name)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from edgestill.devices.contract import (
     RUN_SECONDS,
     RUNNER,
-    RUNNER_FOLDER,
     DeviceBusy,
     DeviceGone,
     DeviceUnreachable,
@@ -30,7 +29,7 @@ from edgestill.devices.contract import (
     RunResult,
     device_path,
 )
-from edgestill.devices.shell_files import BENCH_LOCK
+from edgestill.devices.file_scripts import BENCH_LOCK, restoring, unless_pushing
 from edgestill.devices.shell_words import quoted
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ _MAX_LINE: Final = 64 << 20
 
 def arguments(job: Job) -> list[str]:
     """Return the runner's arguments, its working directory our folder. Raises ValueError for an unknown option."""
-    words = [job.command, f"./{device_path(job.bundle)}"]
+    words: list[str] = [job.command] if job.command == "probe" else [job.command, f"./{device_path(job.bundle)}"]
     if job.artifact is not None:
         words += ["--artifact", job.artifact]
     for name, value in job.options.items():
@@ -69,13 +68,17 @@ def script(
     root: str, job: Job, nonce: str, seconds: float, before_program: Sequence[str] = (), before_script: str = ""
 ) -> str:
     """Return the script that runs a job."""
-    program = quoted(*before_program, f"./{RUNNER_FOLDER}/{RUNNER}", *arguments(job))
+    runner = f"./{device_path(job.runner)}/{RUNNER}"
+    program = quoted(*before_program, runner, *arguments(job))
     lock = f"""if command -v flock >/dev/null; then
   exec 9>>{BENCH_LOCK}
   flock -n 9 || {{ sleep 1; flock -n 9; }} || exit {_BUSY}
 fi
-""" if job.command == "bench" else ""  # fmt: skip
-    return f"""cd {quoted(root)} 2>/dev/null && [ -x ./{RUNNER_FOLDER}/{RUNNER} ] || exit {_NO_RUNNER}
+""" if job.command in ("bench", "probe") else ""  # fmt: skip
+    folders = [device_path(folder) for folder in (job.runner, job.bundle) if folder]
+    return f"""cd {quoted(root)} 2>/dev/null || exit {_NO_RUNNER}
+{unless_pushing(restoring(folders))}
+[ -x {quoted(runner)} ] || exit {_NO_RUNNER}
 {lock}exec 3<&0
 set --
 command -v timeout >/dev/null && set -- timeout -s KILL {int(seconds + _GRACE_SECONDS)}

@@ -10,7 +10,6 @@ import contextlib
 import datetime
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,7 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from edgestill.bench_results import BenchDocument, BenchRecord, Environment
-from edgestill.comparison import CompareDocument, MetricComparison
 from edgestill.errors import DiskFullError, InputError, StageError
-from edgestill.runtime.bench_comparison import METRICS, find, slower_by
-from edgestill.runtime.result_comparison import compare_results, incomparable
-from edgestill.storage import write_text
 
 _VERSION: Final = 1
 _WAIT_SECONDS: Final = 60.0
@@ -45,7 +40,6 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE INDEX IF NOT EXISTS results_by_device ON results (device, artifact, measured);
 """
 _COLUMNS: Final = "id, device, bundle, artifact, measured, record, environment"
-_OTHER_BYTES: Final = "models of other bytes"
 
 
 @dataclass(frozen=True)
@@ -59,24 +53,6 @@ class StoredResult:
     measured: str
     record: BenchRecord
     environment: Environment
-
-
-@dataclass(frozen=True)
-class Regression:
-    """An artifact's latest result on a device against the one before.
-
-    ``slower`` is by how much the metric is worse (a fraction), None where it wasn't shown to differ, or where the two
-    can't be compared: ``why`` says so. ``regressed``: it is worse by the limit or more.
-    """
-
-    device: str
-    artifact: str
-    first: StoredResult
-    second: StoredResult
-    comparison: MetricComparison | None
-    slower: float | None
-    regressed: bool
-    why: str
 
 
 def store_path() -> Path:
@@ -165,32 +141,6 @@ class Store:
             rows = self._connection.execute("SELECT DISTINCT device FROM results ORDER BY device").fetchall()
         return [str(name) for (name,) in rows]
 
-    def latest_two(self, device: str, artifact: str) -> tuple[StoredResult, StoredResult] | None:
-        """Return the result before the latest and the latest, measured alike; None where there is no such pair.
-
-        Alike: with the same engine, threads, prompt, depth and number of new tokens.
-        """
-        results = self.query(device=device, artifact=artifact)
-        if not results:
-            return None
-        latest = results[0]
-        before = next((one for one in results[1:] if _workload(one.record) == _workload(latest.record)), None)
-        return None if before is None else (before, latest)
-
-    def regressions(
-        self, device: str, *, metric: str = "answer_seconds", limit: float = 0.05, artifacts: Sequence[str] = ()
-    ) -> list[Regression]:
-        """Compare each artifact's latest two results on a device; those without a second one aren't in the list.
-
-        The comparison is :mod:`edgestill.runtime.result_comparison`'s, and of two builds with other bytes too. Raises
-        InputError for an unknown metric.
-        """
-        if metric not in METRICS:
-            raise InputError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
-        names = artifacts or sorted({one.artifact for one in self.query(device=device)})
-        pairs = ((name, self.latest_two(device, name)) for name in names)
-        return [_regression(device, name, pair, metric, limit) for name, pair in pairs if pair is not None]
-
     def _open(self) -> None:
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
@@ -249,51 +199,6 @@ def artifact_of(record: BenchRecord) -> str:
     _, _, name = record.model.rpartition("#")
     path = Path(name)
     return path.parent.name if path.suffix in (".gguf", ".onnx") and path.parent.name else path.name or record.model
-
-
-def document_of(result: StoredResult) -> BenchDocument:
-    """Return one stored result as the document that ``bench --json`` wrote it in."""
-    return BenchDocument(environment=result.environment, results=(result.record,), created=result.measured)
-
-
-def _workload(record: BenchRecord) -> tuple[object, ...]:
-    return (record.engine, record.threads, record.prompt_tokens, record.depth, record.new_tokens)
-
-
-def _regression(
-    device: str, artifact: str, pair: tuple[StoredResult, StoredResult], metric: str, limit: float
-) -> Regression:
-    first, second = pair
-    reasons = incomparable(first.record, first.environment, second.record, second.environment)
-    # That a build has other bytes is what is asked about.
-    against = [reason for reason in reasons if not reason.startswith(_OTHER_BYTES)]
-    if against:
-        why = f"can't be compared: {'; '.join(against)}"
-        return Regression(device, artifact, first, second, None, None, False, why)
-    try:
-        decided = find(_compare(first, second, metric).metrics, metric)
-    except InputError as error:
-        return Regression(device, artifact, first, second, None, None, False, str(error))
-    worse = slower_by(decided) if decided.verdict in ("slower", "larger") else None
-    why = decided.verdict if worse is None else f"{decided.verdict} by {worse:.1%} in {metric}"
-    return Regression(
-        device,
-        artifact,
-        first,
-        second,
-        decided,
-        worse,
-        worse is not None and worse >= limit,
-        f"{why}, limit {limit:.1%}",
-    )
-
-
-def _compare(first: StoredResult, second: StoredResult, metric: str) -> CompareDocument:
-    with tempfile.TemporaryDirectory(prefix="edgestill-store-") as folder:
-        paths = [Path(folder) / f"{name}.json" for name in ("first", "second")]
-        for path, result in zip(paths, (first, second), strict=True):
-            write_text(path, document_of(result).to_json())
-        return compare_results(*paths, metric=metric, force=True)
 
 
 def _now() -> str:

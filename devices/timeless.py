@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from edgestill.devices.contract import RunResult
+
+_OF_TIMES: Final = re.compile(r"\w+_(seconds|per_second)\b")
+"""A warning on a time begins with its name."""
 
 _TIME_UNITS: Final = ("second", "tokens/", "token/", "/s", "joule", "hertz", "/token")
 _TIME_RECORDS: Final = frozenset({"roofline", "loads", "phases", "concurrent", "task_answers", "energy_per_token",
@@ -36,7 +40,8 @@ def _record(record: Mapping[str, object], reason: str) -> dict[str, object]:
         if isinstance(samples, dict):
             kept[name] = {key: value for key, value in samples.items() if "bytes" in key}
     warnings = kept.get("warnings")
-    kept["warnings"] = [*(warnings if isinstance(warnings, list) else []), f"times are left out: {reason}"]
+    others = [one for one in warnings if not _OF_TIMES.match(str(one))] if isinstance(warnings, list) else []
+    kept["warnings"] = [*others, f"times are left out: {reason}"]
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -233,7 +234,10 @@ class BenchRecord(Record):
     ``means`` are of raw samples by name, ``outliers`` the places in them beyond Tukey's fences (1.5 times the
     interquartile range); they are marked, and stay in every figure. ``failure`` says how a run ended that died
     before its last repetition; the figures are of those that had finished. ``energy_per_token`` is in joules, of
-    the whole answers over their new tokens. ``settings`` are the engine's options in effect.
+    the whole answers over their new tokens. ``settings`` are the engine's options in effect. Of a measurement on a
+    device of the user's, ``device`` is its name, ``measured`` when it began (UTC, by this machine's clock), ``run``
+    when the command did, which several processes may share, and ``facts`` what its driver measured beside it (faults,
+    whether it fits, battery).
     """
 
     model: str
@@ -271,6 +275,10 @@ class BenchRecord(Record):
     gate: Gate | None = None
     settings: dict[str, bool | str] = Field(default_factory=dict)
     ledger: MemoryLedger | None = None
+    device: str | None = None
+    measured: str | None = None
+    run: str | None = None
+    facts: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
     @property
     def main_figures(self) -> dict[str, Figure]:
@@ -286,11 +294,23 @@ class BenchRecord(Record):
         }
 
 
+def over_processes(figures: Sequence[Figure]) -> Figure:
+    """Return one figure for the same of several processes: their median, with an interval over processes.
+
+    A single one is returned as it is; where no process has a value, the first says why.
+    """
+    values = [one.value for one in figures if one.value is not None]
+    if len(figures) == 1 or not values:
+        return figures[0]
+    return Figure.median(values, figures[0].unit, f"median of {len(values)} processes")
+
+
 class BenchFailure(Record):
-    """A model of which nothing could be measured, and why."""
+    """A model of which nothing could be measured, and why; ``device`` where it was to be measured on one of those."""
 
     model: str
     error: str
+    device: str | None = None
 
 
 class BenchDocument(Document):

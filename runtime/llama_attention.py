@@ -10,9 +10,9 @@ from edgestill.runtime.engine_options import KvPrecision
 
 _SHORT: Final = 256
 _X86: Final = ("x86_64", "AMD64", "i686")
-_SCORES: Final = 1 << 23
-_LONGEST: Final = 256
-_LEAST: Final = 32
+MOST_SCORES: Final = 1 << 23
+LONGEST_PIECE: Final = 256
+LEAST_PIECE: Final = 32
 
 
 def choose(kv_precision: KvPrecision, context_length: int, asked: bool | None, machine: str = "") -> bool:
@@ -45,4 +45,4 @@ def longest_piece(heads: int, context_length: int) -> int:
     """
     if not heads:
         return context_length
-    return max(_LEAST, min(_LONGEST, _SCORES // (heads * context_length) // _LEAST * _LEAST))
+    return max(LEAST_PIECE, min(LONGEST_PIECE, MOST_SCORES // (heads * context_length) // LEAST_PIECE * LEAST_PIECE))

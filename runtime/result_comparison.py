@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,8 @@ def compare_results(
     if reasons and not force:
         raise InputError(f"{first} and {second} can't be compared: {'; '.join(reasons)}; --force does it all the same")
     raw = {"first": rounds_of([one]), "second": rounds_of([other])}
-    metrics = tuple(_apart(name, raw["first"][name][0], raw["second"][name][0]) for name in shared_metrics(raw))
+    sides = {name: (raw["first"][name][0], raw["second"][name][0]) for name in shared_metrics(raw)}
+    metrics = tuple(compare_samples(name, *samples) for name, samples in sides.items())
     return CompareDocument(
         environment=here,
         first=f"{first}: {one.model}",
@@ -99,7 +101,8 @@ def incomparable(one: BenchRecord, there: Environment, other: BenchRecord, here:
     return reasons
 
 
-def _apart(name: str, first: list[float], second: list[float]) -> MetricComparison:
+def compare_samples(name: str, first: Sequence[float], second: Sequence[float]) -> MetricComparison:
+    """Compare one metric of two processes that ran at different times, by their repetitions (at least one each)."""
     a, b = np.asarray(first), np.asarray(second)
 
     def ratio_of(generator: np.random.Generator) -> float:

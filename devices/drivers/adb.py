@@ -18,7 +18,6 @@ from typing import ClassVar, Final
 from edgestill.devices import android
 from edgestill.devices.contract import (
     RUNNER,
-    RUNNER_FOLDER,
     Check,
     DeviceGone,
     DeviceUnreachable,
@@ -257,7 +256,7 @@ class Adb(ShellDevice):
     def _explain(self, job: Job, error: JobFailed) -> JobFailed:
         try:
             abi = self._phone().abi or ""
-            header = self.shell(f"od -A n -t u1 -N 20 {quoted(f'{self.root}/{RUNNER_FOLDER}/{RUNNER}')}").text
+            header = self.shell(f"od -A n -t u1 -N 20 {quoted(f'{self.root}/{job.runner}/{RUNNER}')}").text
         except DriverError:
             return error
         target = android.TARGETS.get(abi)

@@ -64,9 +64,10 @@ class Limited(Local):
     kind: ClassVar[str] = "limited"
     summary: ClassVar[str] = "this machine held to less memory and CPU: does it fit, does it thrash"
     settings_type: ClassVar[type[DeviceSettings]] = LimitedSettings
-    latency: ClassVar[bool] = False
+    latency = False
 
     def __init__(self, name: str, settings: LimitedSettings) -> None:
+        self.default_root = f"~/.edgestill-{name}"  # its pushes and benches don't wait for those of other devices here
         super().__init__(name, settings)
         self.held_to = settings if settings.profile is None else _of_profile(settings, settings.profile)
         settings = self.held_to

@@ -16,6 +16,7 @@ class Local(ShellDevice):
     kind: ClassVar[str] = "local"
     summary: ClassVar[str] = "this machine"
     settings_type: ClassVar[type[DeviceSettings]] = ShellSettings
+    hardware: ClassVar[str | None] = "this machine"
 
     def _transport(self, script: str) -> list[str]:
         return ["sh", "-c", script]

@@ -35,9 +35,10 @@ class Qemu(Local):
     kind: ClassVar[str] = "qemu"
     summary: ClassVar[str] = "another ISA on this machine by qemu-user: correctness only"
     settings_type: ClassVar[type[DeviceSettings]] = QemuSettings
-    latency: ClassVar[bool] = False
+    latency = False
 
     def __init__(self, name: str, settings: QemuSettings) -> None:
+        self.default_root = f"~/.edgestill-{name}"  # another ISA's runner than this machine's own
         super().__init__(name, settings)
         self._machine_name = settings.machine
         self._cpu = settings.cpu

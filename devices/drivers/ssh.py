@@ -7,6 +7,7 @@ process however that ends. Source: ssh(1), ssh_config(5).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import re
@@ -27,6 +28,7 @@ from edgestill.devices.talk import Talk
 from edgestill.storage import write_text
 
 _READY: Final = b"edgestill-ready\n"
+_SOCKETS: Final = "edgestill-ssh-"
 _CONNECT_SECONDS: Final = 20.0
 _WORD: Final = re.compile(r"[^\s\x00-\x1f-][^\s\x00-\x1f]*")
 
@@ -92,7 +94,9 @@ class Ssh(ShellDevice):
     @property
     def _socket(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="edgestill-"))  # for this user alone, and its path is short
+            sweep(Path(tempfile.gettempdir()))
+            # For this user alone, and its path is short.
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_SOCKETS}{os.getpid()}-"))
         return self._folder / "s"
 
     def _connect(self) -> None:
@@ -134,6 +138,25 @@ class Ssh(ShellDevice):
         said = [line for line in errors.splitlines() if line.strip()]
         why = f" ({said[-1].strip()})" if said else ""
         return DeviceGone(f"{self.name}: the connection to {self._ssh.host} was lost{why}; run the command again")
+
+
+def sweep(folder: Path) -> None:
+    """Delete the folders of sockets whose maker was killed."""
+    for left in folder.glob(f"{_SOCKETS}*-*"):
+        maker = left.name.removeprefix(_SOCKETS).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if maker.isdigit() and left.stat().st_uid == os.getuid() and not _runs(int(maker)):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def environment() -> dict[str, str]:

@@ -73,7 +73,11 @@ def write_document(document: BenchDocument, path: Path, name: str) -> None:
 
     Raises StageError (DiskFullError where that is why) that names the file; what was there before is still there.
     """
-    text = render(document, name)
+    write_rendered(render(document, name), path)
+
+
+def write_rendered(text: str, path: Path) -> None:
+    """Write a rendered document into a file. Raises as :func:`write_document`."""
     try:
         write_text(path, text)
     except EdgestillError:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from edgestill.bench_formats import register
-from edgestill.bench_results import BenchDocument, BenchRecord
+from edgestill.bench_results import BenchDocument, BenchFailure, BenchRecord
 from edgestill.figure import Figure, Record
 
 COLUMNS: Final = (
     *("model", "engine", "threads", "prompt_tokens", "new_tokens", "repetitions"),
-    *("metric", "value", "unit", "n", "ci95_low", "ci95_high", "basis", "source", "failure"),
+    *("metric", "value", "unit", "n", "ci95_low", "ci95_high", "basis", "source", "device", "failure"),
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -28,17 +28,22 @@ def render_csv(document: BenchDocument) -> str:
 
     A model of which nothing was measured is one row, with its name and ``failure``.
     """
+    return csv_text(document.results, document.failures)
+
+
+def csv_text(results: Sequence[BenchRecord], failures: Sequence[BenchFailure]) -> str:
+    """Return the head and the rows of some results and failures."""
     text = io.StringIO(newline="")
     rows = csv.writer(text)
     rows.writerow(COLUMNS)
-    for record in document.results:
+    for record in results:
         about = (*(getattr(record, name) for name in COLUMNS[:6]),)
         for metric, figure in figures(record):
             low, high = figure.ci95 or (None, None)
             found = (metric, figure.value, figure.unit, figure.n, low, high, figure.basis, figure.source)
-            rows.writerow(map(_cell, (*about, *found, record.failure)))
-    for failure in document.failures:
-        rows.writerow(map(_cell, (failure.model, *[None] * (len(COLUMNS) - 2), failure.error)))
+            rows.writerow(map(_cell, (*about, *found, record.device, record.failure)))
+    for failed in failures:
+        rows.writerow(map(_cell, (failed.model, *[None] * (len(COLUMNS) - 3), failed.device, failed.error)))
     return text.getvalue()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgestill.cli import console, memory
+from edgestill.cli import console, fleet, memory
 from edgestill.cli.interrupt import forget_interrupt
 from edgestill.cli.numbers import counts, fraction
 
@@ -24,9 +24,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
+    context: typer.Context,
     models: Annotated[
         list[str], typer.Argument(help="A model, BUNDLE#artifact-name, or a bundle (all its artifacts).")
     ],
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure a bundle on a device, at the same time on each of several; not here."),
+    ] = None,
     prompt_tokens: Annotated[str, typer.Option(help="Tokens of the prompt; several: 128,512.")] = "128",
     new_tokens: Annotated[str, typer.Option(help="Tokens to generate; several: 16,64.")] = "64",
     depth: Annotated[str, typer.Option(help="Tokens in the context before the prompt; several: 0,1024.")] = "0",
@@ -80,11 +85,28 @@ def bench(
     ledger: Annotated[
         bool, typer.Option("--ledger", help="Print what the peak PSS consists of, line by line.")
     ] = False,
+    runner: Annotated[
+        Path | None, typer.Option(help="edgestill-run, or its folder, for devices whose table names none.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of each on a device: 8, for differences between builds to show.")
+    ] = 1,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that a job on a device may take.")] = 1800.0,
+    fit_check: Annotated[
+        bool, typer.Option("--fit-check/--no-fit-check", help="Send a device only what fits into its memory.")
+    ] = True,
+    store: Annotated[
+        Path | None, typer.Option(help="Keep the devices' results in this store (default: the user's own).")
+    ] = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep the devices' results in no store.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Measure on the devices only what isn't in --out yet.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure models one after the other, each in its own process.
+    """Measure models one after the other, each in its own process; with --device a bundle on devices, all at once.
 
-    A model that fails doesn't stop the others: what it had finished is kept, and the exit status is 1.
+    A model or device that fails doesn't stop the others: what had finished is kept, and the exit status is 1.
     """
     from edgestill.bench_formats import render, write_document
     from edgestill.bundle import MANIFEST_FILE, open_bundle
@@ -96,7 +118,32 @@ def bench(
     from edgestill.runtime.model_source import locate_model
 
     printed, written = _formats(form, out, as_json)
-
+    if device:
+        fleet.refuse_local_options(context)
+        fleet.bench_on_devices(
+            fleet.FleetAsked(
+                models=models,
+                devices=device,
+                prompt_tokens=prompt_tokens,
+                new_tokens=new_tokens,
+                threads=threads,
+                repetitions=repetitions,
+                processes=processes,
+                mmap=mmap,
+                kv_precision=kv_precision,
+                runner=runner,
+                timeout=timeout,
+                fit_check=fit_check,
+                store=store,
+                no_store=no_store,
+                resume=resume,
+                printed=printed,
+                out=out,
+                written=written,
+            )
+        )
+        return
+    fleet.refuse_device_options(context)
     names: list[str] = []
     for model in models:
         if "#" not in model and (Path(model) / MANIFEST_FILE).is_file():

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
 from edgestill.cli import console
+from edgestill.cli.given import option_text, written
 from edgestill.cli.numbers import fraction
+
+_OF_A_STORE: Final = ("store", "device", "artifact", "baseline")
+_OF_TWO: Final = (
+    "width",
+    "max_seconds",
+    "min_rounds",
+    "prompt_tokens",
+    "new_tokens",
+    "repetitions",
+    "threads",
+    "force",
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,8 +30,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="A model, or a result of bench --json (FILE.json or FILE.json#MODEL).")],
-    second: Annotated[str, typer.Argument(help="The same: what is compared with the first.")],
+    context: typer.Context,
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model, or a result of bench --json (FILE.json or FILE.json#MODEL); without it, what devices did."
+        ),
+    ] = None,
+    second: Annotated[str | None, typer.Argument(help="The same: what is compared with the first.")] = None,
     metric: Annotated[
         str,
         typer.Option(
@@ -39,20 +59,50 @@ def compare(
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the cores this may use).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Compare results of different conditions.")] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="Results of devices, latest against earlier (default: the user's own store).")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Of the store: this device only; several times.")] = None,
+    artifact: Annotated[list[str] | None, typer.Option(help="Of the store: this artifact only; several times.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the store: compare with the last result up to a date (2026-01-31), or of a bundle's hash "
+            "(default: with the result before)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Run two models in turn, each time in a fresh process, or compare two results; say what differs, and how surely.
 
-    Exit status 1 with --fail-if-slower when the second is slower by that much.
+    Without models: each device's latest results in the store against those before. Exit status 1 with --fail-if-slower
+    when the second, or any device, is slower by that much.
     """
-    from pathlib import Path
-
     from edgestill.errors import GateError, InputError
     from edgestill.runtime.bench_comparison import CompareOptions, compare_in_turn, find, slower_by
     from edgestill.runtime.bench_options import BenchOptions
     from edgestill.runtime.result_comparison import compare_results
 
     limit = None if fail_if_slower is None else fraction("--fail-if-slower", fail_if_slower)
+    for name in written(context):
+        if name in (_OF_TWO if first is None else _OF_A_STORE):
+            what = "two models or results" if first is None else "what a store holds, without models"
+            raise InputError(f"{option_text(name)} is for {what}; leave it out")
+    if first is None:
+        from edgestill.cli.compare_store import compare_stored
+
+        compare_stored(
+            store,
+            devices=device or (),
+            artifacts=artifact or (),
+            metric=metric,
+            limit=limit,
+            baseline=baseline,
+            as_json=as_json,
+        )
+        return
+    if second is None:
+        raise InputError(f"{first} can't be compared with nothing; give two models or two results")
     stored = [text.rpartition("#")[0].endswith(".json") or text.endswith(".json") for text in (first, second)]
     if stored[0] != stored[1]:
         raise InputError(f"{first} and {second}: give two models or two results, not one of each")

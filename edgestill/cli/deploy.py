@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,18 @@ def deploy(
     runner: Annotated[
         Path | None, typer.Option(help="edgestill-run for the device, or its folder (default: as its table says).")
     ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file: the bundle must be signed by this key's owner, and unchanged since.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that it shall hold there (default: as trained, at most 4096).")
+    ] = None,
+    fit_check: Annotated[
+        bool, typer.Option("--fit-check/--no-fit-check", help="Refuse what won't fit into the memory that is free.")
+    ] = True,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Change the version in use: for a disk without room for two.")
+    ] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that a self-test may take.")] = 1800.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -35,18 +46,40 @@ def deploy(
     from edgestill.devices.registry import open_device
 
     opened = open_bundle(bundle)
+    if public_key is not None:
+        from edgestill.signing import verify_signature
+
+        verify_signature(opened, public_key)
     with console.open_progress() as progress, open_device(device) as driver:
-        done = deploy_bundle(opened, driver, artifact or (), runner=runner, timeout_seconds=timeout, progress=progress)
+        done = deploy_bundle(
+            opened,
+            driver,
+            artifact or (),
+            runner=runner,
+            context=context,
+            fit_check=fit_check,
+            in_place=in_place,
+            timeout_seconds=timeout,
+            progress=progress,
+        )
+    for note in done.notes:
+        console.say(note)
     if as_json:
-        document = {
-            "schema": "edgestill.deploy/1",
-            "device": done.device,
-            "folder": done.folder,
-            "push": dataclasses.asdict(done.push),
-            "runner": None if done.runner is None else dataclasses.asdict(done.runner),
-            "artifacts": [{"name": name, "selftest": done.self_tests[name].document} for name in done.artifacts],
-        }
-        console.print_json(json.dumps(document, indent=2))
+        from edgestill.device_documents import DeployDocument, DeployedArtifact
+        from edgestill.fleet_results import Pushed
+
+        tested = {name: done.self_tests[name].document for name in done.artifacts}
+        document = DeployDocument(
+            device=done.device,
+            folder=done.folder,
+            push=Pushed.model_validate(dataclasses.asdict(done.push)),
+            runner=None if done.runner is None else Pushed.model_validate(dataclasses.asdict(done.runner)),
+            artifacts=tuple(
+                DeployedArtifact(name=name, selftest=None if one is None else dict(one)) for name, one in tested.items()
+            ),
+            notes=done.notes,
+        )
+        console.print_json(document.to_json())
         return
     push = done.push
     resumed = f", {console.size(push.resumed_bytes)} were there from before" if push.resumed_bytes else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ import typer
 from edgestill.cli import console
 
 if TYPE_CHECKING:
+    from edgestill.device_documents import Setting
     from edgestill.devices.registry import Value
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 def add(
     name: Name,
-    driver: Annotated[str, typer.Option(help="Kind: limited, ssh, adb, qemu (local is always there).")],
+    driver: Annotated[str, typer.Option(help="Kind: limited, ssh, adb, browser, qemu (local is always there).")],
     host: Annotated[str | None, typer.Option(help="ssh: name or address.")] = None,
     port: Annotated[int | None, typer.Option(help="ssh: port.")] = None,
     user: Annotated[str | None, typer.Option(help="ssh: user.")] = None,
@@ -37,6 +37,10 @@ def add(
     jump: Annotated[list[str] | None, typer.Option(help="ssh: user@host:port on the way; several times.")] = None,
     serial: Annotated[str | None, typer.Option(help="adb: the phone's serial number.")] = None,
     runner: Annotated[Path | None, typer.Option(help="edgestill-run for the device, or its folder.")] = None,
+    web_modules: Annotated[
+        Path | None, typer.Option(help="browser: node_modules with the engines (default: devices check names it).")
+    ] = None,
+    emulate: Annotated[str | None, typer.Option(help="browser: a phone's screen and user agent: 'Pixel 7'.")] = None,
     profile: Annotated[str | None, typer.Option(help="A profile by name or file.")] = None,
     root: Annotated[str | None, typer.Option(help="Our folder on the device.")] = None,
     set_: Annotated[
@@ -61,6 +65,8 @@ def add(
         "jump": jump or None,
         "serial": serial,
         "runner": None if runner is None else str(runner.expanduser().absolute()),
+        "web_modules": None if web_modules is None else str(web_modules.expanduser().absolute()),
+        "emulate": emulate,
         "profile": profile,
         "root": root,
     }
@@ -82,7 +88,14 @@ def add(
     else:
         path = registry.add_device(name, table, replace=replace)
     if as_json:
-        _print("edgestill.device/1", name=name, file=str(path), settings=table, host_keys=fingerprints)
+        from edgestill.device_documents import DeviceDocument
+
+        kept: dict[str, Setting] = {
+            key: list(one) if isinstance(one, Sequence) and not isinstance(one, str) else one
+            for key, one in table.items()
+        }
+        document = DeviceDocument(name=name, file=str(path), settings=kept, host_keys=tuple(fingerprints))
+        console.print_json(document.to_json())
     else:
         console.print_line(f"{name} is in {path}; edgestill devices check {name} says what it still needs")
 
@@ -93,8 +106,16 @@ def list_(as_json: AsJson = False) -> None:
 
     settings = registry.device_settings()
     if as_json:
-        rows = [{"name": name, **_plain(one.model_dump(exclude_none=True))} for name, one in settings.items()]
-        _print("edgestill.devices/1", file=str(registry.devices_file()), devices=rows, drivers=registry.driver_names())
+        from edgestill.device_documents import DevicesDocument, DeviceTable
+
+        tables = tuple(
+            DeviceTable.model_validate({"name": name, **_plain(one.model_dump(exclude_none=True))})
+            for name, one in settings.items()
+        )
+        drivers = tuple(registry.driver_names())
+        console.print_json(
+            DevicesDocument(file=str(registry.devices_file()), devices=tables, drivers=drivers).to_json()
+        )
         return
     lines: list[list[str]] = []
     for name, one in settings.items():
@@ -112,7 +133,10 @@ def check(name: Name, as_json: AsJson = False) -> None:
         checks = driver.check()
     failed = [one for one in checks if one.ok is False]
     if as_json:
-        _print("edgestill.devices-check/1", device=name, ok=not failed, checks=[dataclasses.asdict(c) for c in checks])
+        from edgestill.device_documents import DeviceCheck, DevicesCheckDocument
+
+        steps = tuple(DeviceCheck.model_validate(dataclasses.asdict(one)) for one in checks)
+        console.print_json(DevicesCheckDocument(device=name, ok=not failed, checks=steps).to_json())
     else:
         for one in checks:
             word = {True: "ok", False: "missing", None: "not yet"}[one.ok]
@@ -127,7 +151,7 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Write a profile from what the device says.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a device for its cores, memory, instruction sets and free disk."""
+    """Ask a device for its cores, memory, instruction sets and free disk; --out measures its rates too."""
     from edgestill.devices.registry import open_device
 
     with open_device(name) as driver:
@@ -136,9 +160,15 @@ def probe(
             from edgestill.devices.probing import profile_of
             from edgestill.devices.profile import write_profile
 
-            write_profile(profile_of(driver, found), out)
+            probed = profile_of(driver, found)
+            write_profile(probed.profile, out)
+            for note in probed.notes:
+                console.say(note)
     if as_json:
-        _print("edgestill.devices-probe/1", **dataclasses.asdict(found), profile=None if out is None else str(out))
+        from edgestill.device_documents import DevicesProbeDocument
+
+        said = {**dataclasses.asdict(found), "profile": None if out is None else str(out)}
+        console.print_json(DevicesProbeDocument.model_validate(said).to_json())
         return
     rows = [
         ("system", f"{found.system}, {found.machine}"),
@@ -175,7 +205,9 @@ def remove(
     if name != registry.LOCAL or name in registry.named_devices():
         registry.remove_device(name)
     if as_json:
-        _print("edgestill.device/1", name=name, removed=True, files_removed=not keep_files)
+        from edgestill.device_documents import DeviceDocument
+
+        console.print_json(DeviceDocument(name=name, removed=True, files_removed=not keep_files).to_json())
     else:
         console.print_line(f"{name} is removed" + (", its files stay there" if keep_files else " with its files"))
 
@@ -210,7 +242,3 @@ def _pair(text: str) -> tuple[str, Value]:
 
 def _plain(values: dict[str, object]) -> dict[str, object]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-
-
-def _print(schema: str, **values: object) -> None:
-    console.print_json(json.dumps({"schema": schema, **values}, indent=2, ensure_ascii=False))

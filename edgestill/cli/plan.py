@@ -42,7 +42,7 @@ def plan(
     ] = False,
     results: Annotated[
         Path | None,
-        typer.Option(help="Results measured on that device: of bench --json, or a store (default: the store)."),
+        typer.Option(help="Results measured on that device: of bench (.json), or a store (default: the store)."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the frontier as a picture (.svg) or a page (.html).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -102,15 +102,23 @@ def plan(
 
 
 def _known(bundle: Bundle, device: str, profile: str, results: Path | None) -> list[BenchRecord]:
-    """Return what was measured on the device: in a file or a store; of this machine in the manifest too."""
+    """Return what was measured on the device: in a file or a store; of this machine in the manifest too.
+
+    A file of several devices holds results of others as well; one of a single bench is taken as the device's.
+    """
     from edgestill.bench_results import BenchDocument
     from edgestill.devices.store import Store, store_path
     from edgestill.documents import read_document
+    from edgestill.fleet_results import FleetDocument
 
     records: list[BenchRecord] = []
     if results is not None and results.suffix == ".json":
         cure = "give a file that bench --json wrote, or a store"
-        records += read_document(results, BenchDocument, what="a bench result", cure=cure).results
+        if _is_of_a_fleet(results):
+            fleet = read_document(results, FleetDocument, what="a fleet's result", cure=cure)
+            records += [one for one in fleet.results if one.device in (device, profile)]
+        else:
+            records += read_document(results, BenchDocument, what="a bench result", cure=cure).results
     else:
         path = store_path() if results is None else results
         if results is not None or path.is_file():
@@ -120,6 +128,17 @@ def _known(bundle: Bundle, device: str, profile: str, results: Path | None) -> l
     if device == "local":
         records += [artifact.bench for artifact in bundle.manifest.artifacts if artifact.bench is not None]
     return records
+
+
+def _is_of_a_fleet(path: Path) -> bool:
+    """Tell whether a JSON file's schema is a fleet's; one that can't be read is for its reader to refuse."""
+    import json
+
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and str(found.get("schema", "")).startswith("edgestill.fleet/")
 
 
 def _bytes(text: str) -> float:

@@ -19,13 +19,14 @@ from edgestill.results import ModelRecord, ReportDocument
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK: Final = "#010203"
-_MUTED: Final = "#040506"
-_GRID: Final = "#070809"
+# Stand-ins for the page's own colours.
+INK: Final = "#010203"
+MUTED: Final = "#040506"
+GRID: Final = "#070809"
 _PAGE_COLOURS: Final = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
     "#0072b2": "var(--teacher)",  # too dark for a dark page
 }
 
@@ -132,7 +133,7 @@ def draw(document: ReportDocument, frame: Frame) -> str:
         _draw_legend(axes, shown, frame)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _for_page(text.getvalue(), document, frame)
+    return for_page(text.getvalue(), frame)
 
 
 def _values(model: ModelRecord, metric: str | None) -> tuple[float, Figure, float] | None:
@@ -170,12 +171,12 @@ def _draw_axes(axes: Axes, document: ReportDocument, shown: tuple[Bubble, ...]) 
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
-    axes.set_xlabel("seconds for one answer (log scale; left is faster)", color=_MUTED)
-    axes.set_ylabel(metric_label(metric), color=_MUTED)
+    axes.set_xlabel("seconds for one answer (log scale; left is faster)", color=MUTED)
+    axes.set_ylabel(metric_label(metric), color=MUTED)
     axes.set_facecolor("none")
-    axes.grid(True, color=_GRID, linewidth=0.8)
+    axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_MUTED, length=0)
+    axes.tick_params(colors=MUTED, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -195,7 +196,7 @@ def _draw_bubbles(axes: Axes, shown: tuple[Bubble, ...]) -> None:
             axes.plot([bubble.seconds] * 2, bubble.interval, color=colour, linewidth=1.2, alpha=0.45, zorder=2)
         if bubble.shipped:
             halo = (2 * _reach(bubble)) ** 2
-            axes.scatter([bubble.seconds], [bubble.score], s=halo, c="none", edgecolors=_INK, linewidths=1.4, zorder=5)
+            axes.scatter([bubble.seconds], [bubble.score], s=halo, c="none", edgecolors=INK, linewidths=1.4, zorder=5)
         area = (2 * bubble.radius) ** 2
         place = ([bubble.seconds], [bubble.score])
         axes.scatter(*place, s=area, c=colour, marker=marker, alpha=0.35, linewidths=0, zorder=3)
@@ -225,10 +226,10 @@ def _draw_labels(axes: Axes, shown: tuple[Bubble, ...], frame: Frame) -> None:
         if distance > circle[2] + 7:
             edge = [c + (a - c) * bubble.radius / distance for a, c in zip(anchor, circle[:2], strict=True)]
             line = inverse.transform([[part / to_points for part in end] for end in (edge, anchor)])
-            axes.plot(line[:, 0], line[:, 1], color=_MUTED, linewidth=0.7, zorder=6)
+            axes.plot(line[:, 0], line[:, 1], color=MUTED, linewidth=0.7, zorder=6)
         x, y = inverse.transform([part / to_points for part in centre])
         weight = "bold" if bubble.shipped else "normal"
-        axes.text(x, y, text, ha="center", va="center", color=_INK, fontweight=weight, zorder=7)
+        axes.text(x, y, text, ha="center", va="center", color=INK, fontweight=weight, zorder=7)
 
 
 def _interval_boxes(axes: Axes, shown: tuple[Bubble, ...], to_points: float) -> list[Box]:
@@ -263,12 +264,12 @@ def _draw_legend(axes: Axes, shown: tuple[Bubble, ...], frame: Frame) -> None:
         borderpad=0.2,
         handletextpad=0.1,
         columnspacing=1.2,
-        labelcolor=_MUTED,
+        labelcolor=MUTED,
         fontsize=frame.font - 0.5,
     )
 
 
-def _for_page(svg: str, document: ReportDocument, frame: Frame) -> str:
+def for_page(svg: str, frame: Frame) -> str:
     """Cut the XML prologue, hand ink over to the page's colours, and say what the picture is."""
     svg = svg[svg.index("<svg") :].strip()
     for colour, variable in _PAGE_COLOURS.items():

@@ -20,11 +20,12 @@ ROLE_NAMES: Final = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table: the text, a smaller second line, and what a pointer over it is told."""
+    """One value of a table: the text, a smaller second line, what a pointer over it is told, and whether it is bad."""
 
     text: str
     detail: str = ""
     title: str = ""
+    bad: bool = False
 
 
 @dataclass(frozen=True)

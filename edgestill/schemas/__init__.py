@@ -8,16 +8,35 @@ from pathlib import Path
 from edgestill.bench_results import BenchDocument
 from edgestill.bundle import Manifest
 from edgestill.comparison import CompareDocument
+from edgestill.device_documents import (
+    DeployDocument,
+    DeviceDocument,
+    DevicesCheckDocument,
+    DevicesDocument,
+    DevicesProbeDocument,
+)
 from edgestill.figure import Record
+from edgestill.fleet_results import FleetDocument
+from edgestill.plan_results import PlanDocument
 from edgestill.results import ArtifactsDocument, EvalDocument, ParityDocument, ReportDocument
+from edgestill.store_results import HistoryDocument, StoreCompareDocument
 
 DOCUMENTS: dict[str, type[Record]] = {
     "artifacts": ArtifactsDocument,
     "bench": BenchDocument,
     "compare": CompareDocument,
+    "compare-store": StoreCompareDocument,
+    "deploy": DeployDocument,
+    "device": DeviceDocument,
+    "devices": DevicesDocument,
+    "devices-check": DevicesCheckDocument,
+    "devices-probe": DevicesProbeDocument,
     "eval": EvalDocument,
+    "fleet": FleetDocument,
+    "history": HistoryDocument,
     "manifest": Manifest,
     "parity": ParityDocument,
+    "plan": PlanDocument,
     "report": ReportDocument,
 }
 """File stem -> the model that is written."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 # What toybox has on Android 8, as far as BusyBox has it too. No awk, no tac, no nohup's relatives.
 TOOLS = """basename base64 cat chgrp chmod chown cksum cmp comm cp cut date dd df dirname du echo env expand expr
-    fallocate false find fold free getopt grep egrep fgrep gunzip gzip head hostname id ionice kill killall ln ls
+    fallocate false find fold free getopt grep egrep fgrep gunzip gzip head hostname id ionice kill killall ls
     lsmod md5sum mkdir mkfifo mknod mktemp more mount mv nice nl nohup od paste patch pgrep pidof pkill printenv
     printf ps pwd readlink realpath renice rev rm rmdir sed seq setsid sha1sum sha256sum sleep sort split stat
     strings sync tail tar taskset tee test time touch tr true truncate tty uname uniq unlink uptime usleep
@@ -33,6 +33,13 @@ for given in "$@"; do
     case $given in -[sxun]*) ;; *[!0-9]*) echo "flock: bad '$given'" >&2; exit 1 ;; esac
 done
 exec {flock} "$@"
+"""
+
+# Android's rules let nobody but the system make hard links below /data/local/tmp.
+LN = """#!{sh}
+case $1 in -*s*) exec {ln} ln "$@" ;; esac
+echo "ln: cannot create hard link: Permission denied" >&2
+exit 1
 """
 
 # toybox's timeout waits beside its command, which is a process of its own; newer ones begin a group for the two.
@@ -147,6 +154,7 @@ class Phone:
         flock = shutil.which("flock")
         assert flock is not None, "needs flock (Debian: util-linux)"
         self._program("flock", FLOCK.format(sh=self.shell, flock=flock))
+        self._program("ln", LN.format(sh=self.shell, ln=busybox))
         self._program("timeout", TIMEOUT.format(python=sys.executable, group=int(self.properties[SDK]) >= 31))
         shutil.rmtree(self.system / "cpu", ignore_errors=True)
         for number, khz in enumerate(self.max_khz):

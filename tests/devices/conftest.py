@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from edgestill.packing import describe
 from edgestill.runtime.golden import GoldenInput, make_golden
 from edgestill.runtime.native.binding import NativeLibrary
 from edgestill.runtime.native.build import NativeBuild, build_native
+from tests.devices.ascii_model import speak_ascii
 
 HOSTILE_NAME = '@Anna\'s "best" ${x} $y %1$s <b>&amp; ]]> {{7*7}} */ \\ \\(z) #if \n// é \U0001f600'
 
@@ -37,23 +39,34 @@ def native_library(native_build: NativeBuild) -> NativeLibrary:
 
 @pytest.fixture(scope="session")
 def hostile_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("hostile-artifacts")
-    checkpoint = Checkpoint.open(tiny_checkpoint)
+    return _packed(tiny_checkpoint, tmp_path_factory.mktemp("hostile-bundle"))
+
+
+@pytest.fixture(scope="session")
+def ascii_bundle(write_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """As ``hostile_bundle``, of a model that a browser's engines can carry."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("ascii-checkpoint") / "checkpoint", tied=False)
+    speak_ascii(folder)
+    return _packed(folder, tmp_path_factory.mktemp("ascii-bundle"))
+
+
+def _packed(folder: Path, out: Path) -> Bundle:
+    checkpoint = Checkpoint.open(folder)
     artifacts = [export_checkpoint(checkpoint, "gguf", "f32", out), export_checkpoint(checkpoint, "onnx", "fp32", out)]
     contents = Contents(
         name=HOSTILE_NAME,
         created="2026-01-01",
         task="conversation",
         ship="gguf-f32",
-        chat_template=(tiny_checkpoint / "chat_template.jinja").read_text(encoding="utf-8"),
+        chat_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
         generation=GenerationDefaults(max_new_tokens=24, eos_token_ids=(1,)),
         context_length=256,
         headline=None,
         artifacts=[(artifact, describe(artifact, None, {}, None)) for artifact in artifacts],
-        tokenizer_files={"tokenizer.json": tiny_checkpoint / "tokenizer.json"},
+        tokenizer_files={"tokenizer.json": folder / "tokenizer.json"},
         golden=make_golden({artifact.name: artifact.folder for artifact in artifacts}, GOLDEN_PROMPTS, 24),
         report_html="<html></html>",
         licenses={"LICENSE": "Apache-2.0"},
         provenance={},
     )
-    return pack_bundle(contents, tmp_path_factory.mktemp("hostile-bundle") / "bundle")
+    return pack_bundle(contents, out / "bundle")

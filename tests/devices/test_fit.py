@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgestill.bundle import Bundle
@@ -32,6 +32,8 @@ SETTINGS = st.builds(Setting, st.integers(1, 16_384), st.sampled_from([None, "f3
 MACHINES = st.sampled_from([("aarch64", ARM), ("aarch64", PLAIN), ("x86_64", X86), ("riscv64", ())])
 
 
+# Pieces get shorter between these two contexts.
+@example(made_up_facts(megabytes=1, heads=15, hidden=64), Setting(1887, "f32"), ("aarch64", ARM), 298)
 @given(MODELS, SETTINGS, MACHINES, st.integers(0, 4096))
 def test_more_context_never_needs_less_memory(facts, setting, machine, more) -> None:  # type: ignore[no-untyped-def]
     longer = Setting(setting.context + more, setting.kv_precision)

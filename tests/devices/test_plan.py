@@ -19,6 +19,7 @@ from edgestill.devices.profile import write_profile
 from edgestill.devices.store import Store
 from edgestill.errors import GateError, InputError
 from edgestill.figure import Figure
+from edgestill.fleet_results import FleetDocument, FleetOptions
 from tests.devices.made_up import made_up_document, made_up_profile, made_up_record, made_up_row
 
 ROWS = (
@@ -234,6 +235,21 @@ def test_the_command_takes_results_from_the_store_and_from_a_file(hostile_bundle
     for more in ([], ["--results", str(file)], ["--results", str(device.with_name("results.sqlite"))]):
         rows = json.loads(CliRunner().invoke(app, [*words, *more]).stdout)["rows"]
         assert "measured" in {row["decode"]["basis"] for row in rows}
+
+
+def test_of_a_fleet_s_file_only_the_device_s_own_results_are_taken(hostile_bundle: Bundle, device: Path) -> None:
+    sha256 = hostile_bundle.manifest.artifact("gguf-f32").sha256
+    words = ["plan", str(hostile_bundle.folder), "--device", str(device), "--prompt-tokens", "32", "--json"]
+    options = FleetOptions(artifacts=("gguf-f32",), prompt_tokens=(32,), new_tokens=(64,), threads=None, repetitions=10)
+    for name, taken in (("board", True), ("phone", False)):
+        record = made_up_record("b", sha256=sha256, prompt_tokens=32, device=name)
+        fleet = FleetDocument(
+            bundle="b", bundle_sha256="0" * 64, created="2026", options=options, devices=(), results=(record,)
+        )
+        file = device.with_name("fleet.json")
+        file.write_text(fleet.to_json(), encoding="utf-8")
+        rows = json.loads(CliRunner().invoke(app, [*words, "--results", str(file)]).stdout)["rows"]
+        assert ("measured" in {row["decode"]["basis"] for row in rows}) == taken
 
 
 def test_the_command_refuses_in_one_line(

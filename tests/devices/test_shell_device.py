@@ -111,6 +111,22 @@ def test_a_boards_own_files_are_read() -> None:
     assert "dotprod" in found.isa_features
 
 
+V2 = "memory.max 536870912\nmemory.current 209715200\ninactive_file 104857600\nslab_inactive_file 5"
+V1 = "memory.limit_in_bytes 536870912\nmemory.usage_in_bytes 209715200\ntotal_inactive_file 104857600\ninactive_file 7"
+
+
+@pytest.mark.parametrize("group", [V2, V1])
+def test_a_container_has_what_its_control_group_leaves(group: str) -> None:
+    found = parsed(f"{PI5}\nedgestill-part group\n{group}\n", "box", "ssh", latency=True)
+    assert (found.ram_bytes, found.free_ram_bytes) == (512 << 20, 412 << 20)
+
+
+@pytest.mark.parametrize("group", ["memory.max max\nmemory.current 5", "memory.limit_in_bytes 9223372036854771712", ""])
+def test_a_group_without_a_limit_changes_nothing(group: str) -> None:
+    found = parsed(f"{PI5}\nedgestill-part group\n{group}\n", "box", "ssh", latency=True)
+    assert (found.ram_bytes, found.free_ram_bytes) == (8257216 * 1024, 7600000 * 1024)
+
+
 @given(st.text())
 def test_any_output_is_read_without_an_error(text: str) -> None:
     assert parsed(text, "x", "ssh", latency=True).cores >= 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from edgestill.cli import main
 from edgestill.devices.contract import DeviceError, DeviceUnreachable, DriverError
-from edgestill.devices.drivers.ssh import Ssh, SshSettings, fingerprint, host_keys
+from edgestill.devices.drivers.ssh import Ssh, SshSettings, fingerprint, host_keys, sweep
 from edgestill.devices.registry import checked, open_device
 from tests.devices.contract_targets import SshServer, new_key
 
@@ -69,6 +71,24 @@ def test_a_closed_driver_leaves_no_socket_and_opens_again(server: SshServer, kno
         assert not folder.exists()
 
 
+def test_sockets_of_a_killed_host_are_swept_by_the_next(server: SshServer, known: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left, used, foreign = (
+        tmp_path / name
+        for name in (f"edgestill-ssh-{ended.pid}-x", f"edgestill-ssh-{os.getpid()}-x", "edgestill-ssh-x-y")
+    )
+    for folder in (left, used, foreign):
+        folder.mkdir()
+    (left / "s").write_bytes(b"")
+    sweep(tmp_path)
+    assert [folder.exists() for folder in (left, used, foreign)] == [False, True, True]
+    with opened(server, known) as driver:
+        driver.probe()
+        assert driver._folder is not None
+        assert driver._folder.name.startswith(f"edgestill-ssh-{os.getpid()}-")
+
+
 def test_an_unknown_host_key_is_refused(server: SshServer, tmp_path: Path) -> None:
     assert "--accept-host-key" in refusal(opened(server, tmp_path / "none"))
 
@@ -117,8 +137,6 @@ def test_a_host_that_is_no_name_is_refused(host: str) -> None:
 
 
 def test_a_fingerprint_is_the_one_that_ssh_keygen_shows(server: SshServer) -> None:
-    import subprocess
-
     shown = subprocess.run(["ssh-keygen", "-lf", f"{server.host_key}.pub"], capture_output=True, text=True, check=True)
     (line,) = host_keys("board", SshSettings(driver="ssh", host="127.0.0.1", port=server.port))
     assert shown.stdout.split()[1] == fingerprint(line).split()[1]

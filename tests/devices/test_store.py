@@ -118,58 +118,6 @@ def test_an_artifact_is_named_by_what_its_model_says() -> None:
     assert {model: artifact_of(made_up_record(model)) for model in names} == names
 
 
-def test_the_latest_two_are_measured_alike(store: Path) -> None:
-    with Store(store) as opened:
-        opened.add("pi", made_up_document(made_up_record("b#one"), created="2026-01-01T00:00:00Z"))
-        assert opened.latest_two("pi", "one") is None
-        opened.add("pi", made_up_document(made_up_record("b#one", threads=1), created="2026-01-02T00:00:00Z"))
-        assert opened.latest_two("pi", "one") is None
-        opened.add("pi", made_up_document(made_up_record("b#one", 2.0), created="2026-01-03T00:00:00Z"))
-        pair = opened.latest_two("pi", "one")
-        assert pair is not None
-        assert [one.measured for one in pair] == ["2026-01-01T00:00:00Z", "2026-01-03T00:00:00Z"]
-
-
-def test_a_slower_build_is_a_regression_on_its_device_only(store: Path) -> None:
-    with Store(store) as opened:
-        for day, seconds in (("01", 1.0), ("02", 1.3)):
-            created = f"2026-01-{day}T00:00:00Z"
-            opened.add("pi", made_up_document(made_up_record("b#one", seconds, sha256=day * 32), created=created))
-            opened.add("phone", made_up_document(made_up_record("b#one", sha256=day * 32), created=created))
-        (found,) = opened.regressions("pi")
-        assert found.regressed
-        assert found.slower == pytest.approx(0.3, abs=0.01)
-        assert "slower by 30.0% in answer_seconds" in found.why
-        assert not opened.regressions("pi", limit=0.5)[0].regressed
-        assert opened.regressions("pi", metric="decode_tokens_per_second")[0].regressed
-        (same,) = opened.regressions("phone")
-        assert not same.regressed
-        assert same.why.startswith("no difference shown")
-
-
-def test_a_faster_build_is_none(store: Path) -> None:
-    with Store(store) as opened:
-        for day, seconds in (("01", 1.3), ("02", 1.0)):
-            opened.add("pi", made_up_document(made_up_record("b#one", seconds), created=f"2026-01-{day}"))
-        (found,) = opened.regressions("pi")
-        assert not found.regressed
-        assert found.slower is None
-
-
-def test_results_of_another_processor_are_not_compared_and_it_is_said_why(store: Path) -> None:
-    with Store(store) as opened:
-        for day, cpu in (("01", "old"), ("02", "new")):
-            opened.add("pi", made_up_document(made_up_record("b#one", float(day)), created=f"2026-01-{day}", cpu=cpu))
-        (found,) = opened.regressions("pi")
-        assert not found.regressed
-        assert found.why == "can't be compared: processor old and new"
-
-
-def test_an_unknown_metric_is_refused(store: Path) -> None:
-    with Store(store) as opened, pytest.raises(InputError, match="metric 'joy' is not one of"):
-        opened.regressions("pi", metric="joy")
-
-
 def test_another_file_and_a_later_version_are_one_line_errors(tmp_path: Path) -> None:
     other = tmp_path / "other.sqlite"
     other.write_bytes(b"not a database, but long enough to look at" * 100)

@@ -20,6 +20,7 @@ from edgestill.devices.apps import write_app
 from edgestill.export import export_checkpoint
 from edgestill.packing import describe
 from edgestill.runtime.golden import GoldenInput, make_golden, read_golden
+from tests.devices.ascii_model import speak_ascii
 
 PACKAGES = Path(__file__).resolve().parents[2] / "build" / "web"
 NEEDED = ("onnxruntime-web", "@wllama/wllama", "@huggingface/tokenizers", "@huggingface/jinja", "playwright-core")
@@ -60,7 +61,7 @@ def web_bundle(drive: Drive, write_checkpoint: Callable[..., Path], tmp_path_fac
     """A tiny random model with a chat template, in both formats, exact and quantised; its name attacks the page."""
     root = tmp_path_factory.mktemp("web-bundle")
     folder = write_checkpoint(root / "checkpoint", tied=False, max_position_embeddings=CONTEXT)
-    _speak_ascii(folder)
+    speak_ascii(folder)
     checkpoint = Checkpoint.open(folder)
     kinds: tuple[tuple[Literal["onnx", "gguf"], str], ...] = (
         ("onnx", "fp32"),
@@ -88,19 +89,6 @@ def web_bundle(drive: Drive, write_checkpoint: Callable[..., Path], tmp_path_fac
         ),
         root / "bundle",
     )
-
-
-def _speak_ascii(folder: Path) -> None:
-    """Keep the model from tokens that are a part of a character, or special: wllama ends at bytes that aren't UTF-8."""
-    import safetensors.torch
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tensors = safetensors.torch.load_file(folder / "model.safetensors")
-    for number in range(tokenizer.get_vocab_size()):
-        if not tokenizer.decode([number]).isascii() or number in (0, 2, 3, 4):
-            tensors["lm_head.weight"][number] = 0
-    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ GROUND = (
     *("section", "sections", "filters"),
     *("safetensors", "tensor_file", "child", "threads", "weight_blocks", "onnx_file", "comparison", "figure"),
     *("bench_results", "documents", "turns", "signing"),
+    *("fleet_results", "store_results", "plan_results", "device_documents"),
 )
 HEAVY = frozenset(
     {

@@ -16,6 +16,11 @@ export async function openBundle() {
   const folder = app.bundle;
   const where = `${folder}/manifest.json`;
   const bytes = await fetchWhole(where, where, { cache: 'no-cache' });
+  return new Bundle(app, folder, await readManifest(bytes, where));
+}
+
+/** The manifest in these bytes of the file `where`. Throws Failure as openBundle does. */
+export async function readManifest(bytes, where) {
   if (bytes.length > MOST_MANIFEST_BYTES) throw new Failure(`${where}: larger than ${MOST_MANIFEST_BYTES} bytes`);
   let text, manifest;
   try {
@@ -31,7 +36,7 @@ export async function openBundle() {
   if ((await digestOf(text)) !== manifest.digest) {
     throw new Failure(`${where}: changed after packing (its digest doesn't match)`);
   }
-  return new Bundle(app, folder, manifest);
+  return manifest;
 }
 
 // The sha256 of the manifest's text with its own digest blanked.
@@ -69,13 +74,19 @@ export class Bundle {
     return this.manifest.files.filter((one) => one.path === start || one.path.startsWith(`${start}.`));
   }
 
-  /** The checked bytes of a file: kept from an earlier visit, else fetched, `progress(bytes, all)` meanwhile. */
-  async file(path, progress = () => {}) {
+  /** The manifest's entry of a file that lies in the bundle. */
+  entryOf(path) {
     const entry = this.entries.get(path);
     if (entry === undefined) throw new Failure(`${path}: not in the manifest`);
     if (path.split('/').some((part) => ['', '.', '..'].includes(part)) || path.includes('\\')) {
       throw new Failure(`file path ${JSON.stringify(path)} leaves the bundle`);
     }
+    return entry;
+  }
+
+  /** The checked bytes of a file: kept from an earlier visit, else fetched, `progress(bytes, all)` meanwhile. */
+  async file(path, progress = () => {}) {
+    const entry = this.entryOf(path);
     const kept = await keptFile(entry);
     // What lies in the browser's storage may be damaged as well: then it is fetched again.
     if (kept !== null && (await misfit(kept, entry)) === null) return kept;
@@ -121,7 +132,8 @@ export class Bundle {
   }
 }
 
-async function misfit(bytes, entry) {
+/** What is wrong with a file's bytes; null when they are the manifest's. */
+export async function misfit(bytes, entry) {
   if (bytes.length !== entry.size_bytes) return `${bytes.length} bytes, the manifest says ${entry.size_bytes}`;
   const found = hex(await crypto.subtle.digest('SHA-256', bytes));
   return found === entry.sha256 ? null : 'its bytes changed (sha256 differs from the manifest)';

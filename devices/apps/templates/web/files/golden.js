@@ -26,3 +26,18 @@ export function checkAnswer(engine, where, promptIds, answer, maxNewTokens) {
     }
   });
 }
+
+/** Replays golden answers one after the other, `told(done, all)` meanwhile; returns the self-test's document. */
+export async function replayAll(engine, artifact, goldens, signal, told = () => {}) {
+  const found = { schema: 'edgestill.selftest/1', artifact: artifact.name, prompts: 0, tokens: 0, close_tokens: 0 };
+  found.largest_gap = 0;
+  for (const golden of goldens) {
+    const { tokens, close, largest } = await engine.replay(golden, signal);
+    found.prompts += 1;
+    found.tokens += tokens;
+    found.close_tokens += close;
+    found.largest_gap = Math.max(found.largest_gap, largest);
+    told(found.prompts, goldens.length);
+  }
+  return found;
+}

@@ -5,6 +5,7 @@ import { fetchJson, openBundle } from './bundle.js';
 import { GgufEngine } from './engine-gguf.js';
 import { OnnxEngine } from './engine-onnx.js';
 import { Cancelled, Failure, checkCancelled, lineOf } from './failure.js';
+import { replayAll } from './golden.js';
 import { openTokenizer } from './tokenizer.js';
 
 // The first that passes its self-test is what the page begins with: with weights of few bits llama.cpp
@@ -110,17 +111,7 @@ const verbs = {
     const artifact = bundle.artifact(name);
     const goldens = await bundle.golden(artifact);
     const engine = await engineOf(name, event);
-    const found = { schema: 'edgestill.selftest/1', artifact: artifact.name, prompts: 0, tokens: 0, close_tokens: 0 };
-    found.largest_gap = 0;
-    for (const golden of goldens) {
-      const { tokens, close, largest } = await engine.replay(golden, signal);
-      found.prompts += 1;
-      found.tokens += tokens;
-      found.close_tokens += close;
-      found.largest_gap = Math.max(found.largest_gap, largest);
-      event({ kind: 'selftest', done: found.prompts, all: goldens.length });
-    }
-    return found;
+    return replayAll(engine, artifact, goldens, signal, (done, all) => event({ kind: 'selftest', done, all }));
   },
 
   async bench({ engine: name, options }, signal, event) {

@@ -5,20 +5,10 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 
-const FILES = {
-  '@huggingface/jinja': ['dist/index.js'],
-  '@huggingface/tokenizers': ['dist/tokenizers.min.mjs'],
-  '@wllama/wllama': ['esm/index.min.js', 'esm/wasm/wllama.wasm'],
-  'onnxruntime-web': [
-    'dist/ort.wasm.min.mjs',
-    'dist/ort-wasm-simd-threaded.mjs',
-    'dist/ort-wasm-simd-threaded.wasm',
-  ],
-};
-
 const project = fileURLToPath(new URL('..', import.meta.url));
 const { values } = parseArgs({ options: { from: { type: 'string', default: path.join(project, 'node_modules') } } });
 const read = (file) => JSON.parse(fs.readFileSync(file, 'utf8'));
+const FILES = read(path.join(project, 'scripts', 'vendored-files.json'));
 
 function vendor(name, version, target) {
   const source = path.join(values.from, name);

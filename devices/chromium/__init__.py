@@ -1,0 +1,1 @@
+"""A Chromium of this machine as a device: its storage, a page that runs bundles, and what serves it."""
