@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -29,13 +28,16 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
+from random_models import ARTIFACTS, make_models
+
 from edgestill.bench_results import BenchRecord, MemoryLedger
 from edgestill.runtime.bench import BenchOptions, bench_turns
 from edgestill.runtime.engine_options import KV_BYTES, EngineOptions
 from edgestill.runtime.model_source import locate_model
 from edgestill.turns import finish
 
-LAYERS, KV_HEADS, HEAD, CONTEXT, VOCABULARY = 30, 3, 64, 2048, 49_152
+LAYERS, KV_HEADS, HEAD, CONTEXT = 30, 3, 64, 2048
 TOLERANCE = 0.03
 PERIOD = 0.005  # seconds
 DEFAULT = EngineOptions()
@@ -46,52 +48,6 @@ PAIRS = (
     ("gguf-q8_0", EngineOptions(kv_precision="q8_0")), ("gguf-q8_0", EngineOptions(kv_precision="q4_0")),
     ("onnx-int4", EngineOptions(huge_pages=False)),
 )  # fmt: skip
-
-
-def make_models(folder: Path) -> None:
-    """Write the checkpoint and its exports, where they aren't there yet."""
-    checkpoint = folder / "checkpoint"
-    if not (checkpoint / "config.json").is_file():
-        make_checkpoint(checkpoint)
-    for name in ("gguf-f16", "onnx-fp32", "gguf-q4_0", "gguf-q8_0", "onnx-int8", "onnx-int4"):
-        if (folder / name / "artifact.json").is_file():
-            continue
-        format, _, precision = name.partition("-")
-        first = name in ("gguf-f16", "onnx-fp32")
-        source = checkpoint if first else folder / {"gguf": "gguf-f16", "onnx": "onnx-fp32"}[format]
-        how = ["export", str(source), "--format", format, "--precision", precision]
-        how = how if first else ["quantize", str(source), "--to", precision]
-        command = [sys.executable, "-m", "edgestill.cli", *how, "--no-parity", "--out", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def make_checkpoint(folder: Path) -> None:
-    """Save random weights in bfloat16 and a byte-level BPE tokenizer trained on random words."""
-    import tokenizers
-    import torch
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=LAYERS,
-        num_attention_heads=9, num_key_value_heads=KV_HEADS, max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|pad|>", "<|end|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    draw = np.random.default_rng(0)
-    words = ["".join(map(chr, draw.integers(97, 123, draw.integers(3, 11)))) for _ in range(60_000)]
-    tokenizer.train_from_iterator([" ".join(words[at : at + 50]) for at in range(0, len(words), 50)] * 2, trainer)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    fast.save_pretrained(folder)
 
 
 @dataclass
@@ -220,7 +176,7 @@ def main() -> int:
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = options.models or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        make_models(folder)
+        folder = make_models(folder, ("135M",), ARTIFACTS)[0].parent
         fine, records = [], []
         for name, engine in PAIRS:
             record, outside = measure(folder / name, engine, options.threads)

@@ -30,8 +30,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 import peers
-import prefix
+from random_models import SIZES, make_checkpoint
 
 from edgestill.bench_results import BenchDocument
 from edgestill.figure import Figure
@@ -165,7 +166,7 @@ def main() -> int:
         options.scratch = options.scratch or Path(temporary)
         for size, checkpoint in peers.checkpoints(options.scratch).items():
             if not checkpoint.is_dir():
-                prefix.make_checkpoint(checkpoint)
+                make_checkpoint(checkpoint, SIZES["135M"])
             files = peers.make_files(checkpoint, options.scratch / size)
             for name in GGUF:
                 for threads in options.threads:

@@ -36,7 +36,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import prefix
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
+from random_models import SIZES, make_checkpoint
 
 from edgestill.figure import Figure
 
@@ -327,7 +328,7 @@ def main() -> int:
         scratch = options.scratch or Path(temporary)
         for size, checkpoint in checkpoints(scratch).items():
             if not checkpoint.is_dir():
-                prefix.make_checkpoint(checkpoint)
+                make_checkpoint(checkpoint, SIZES["135M"])
             for file, model in make_files(checkpoint, scratch / size).items():
                 name = f"{size} {file}"
                 if options.only not in name or (options.depth and model.suffix != ".gguf"):

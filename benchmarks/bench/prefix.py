@@ -26,36 +26,13 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
+from random_models import SIZES, make_checkpoint
+
 from edgestill.figure import Figure
 
 FILES = (("gguf", "q8_0"), ("gguf", "f16"), ("onnx", "int4"), ("onnx", "int8"))
 MOST, NEW, ASKED, WHOLE = 0.1, 32, 12, 5
-
-
-def make_checkpoint(folder: Path) -> None:
-    """Save random weights of SmolLM2-135M's shapes and a byte-level BPE tokenizer of their vocabulary."""
-    import tokenizers
-    import torch
-    import transformers
-
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    rng = np.random.default_rng(0)
-    words = ["".join(map(chr, rng.integers(97, 123, rng.integers(2, 9)))) for _ in range(60000)]
-    tokenizer = tokenizers.ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(
-        (" ".join(words[at : at + 8]) for at in range(0, len(words), 8)),
-        vocab_size=49152,
-        special_tokens=["<s>", "</s>"],
-        show_progress=False,
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer._tokenizer, bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
 
 
 def ask(way: str, model: Path, state: Path, prefix: list[int], question: list[int]) -> dict[str, Any]:
@@ -129,7 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = options.checkpoint or Path(scratch) / "checkpoint"
         if options.checkpoint is None:
-            make_checkpoint(checkpoint)
+            make_checkpoint(checkpoint, SIZES["135M"])
         rng = np.random.default_rng(1)
         vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
         ids = Path(scratch) / "ids.json"

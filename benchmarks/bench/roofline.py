@@ -21,8 +21,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
 import peers
-import prefix
+from random_models import SIZES, make_checkpoint
 
 from edgestill.bench_results import BenchRecord
 from edgestill.runtime.bandwidth import last_level_cache
@@ -128,7 +129,7 @@ def main() -> int:
         scratch = options.scratch or Path(temporary)
         for size, checkpoint in peers.checkpoints(scratch).items():
             if not checkpoint.is_dir():
-                prefix.make_checkpoint(checkpoint)
+                make_checkpoint(checkpoint, SIZES["135M"])
             print(f"{size}, beside a last cache of {(last_level_cache() or 0) / 1e6:.1f} MB:")
             for name, model in peers.make_files(checkpoint, scratch / size).items():
                 for threads in options.threads:

@@ -1,6 +1,7 @@
 """Do derived decode rates hold? Each against the measured one on this machine, by the error that it states.
 
-    python benchmarks/devices/derived_rates.py [--models FOLDER] [--sizes 15M 60M 135M] [--threads 1 2] [--json FILE]
+    python benchmarks/devices/derived_rates.py [--models FOLDER] [--sizes 15M 60M 135M] [--threads 1 2] [--cases N]
+                                               [--json FILE]
 
 The machine's read bandwidth and float32 rate are measured first, with nothing else of ours running, and again at the
 end (a neighbour on a shared machine shows as a difference). Then random Llamas (made in FOLDER, and kept) are benched
@@ -8,14 +9,14 @@ as GGUF f16, q8_0 and q4_0 and as ONNX fp32, int8 and int4: with each number of 
 a CPU quota of half of it, in a control group. The kernels' shares in edgestill/devices/derive.py were set by 135M and
 stories260K: 15M and 60M are sizes that they have not seen.
 
-Exit status 1 when fewer than 90% of the measured rates lie in the stated interval.
+With --json the finished rates are kept in FILE and a second run goes on from them. Exit status 1 when fewer than 90% of
+the measured rates lie in the stated interval.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import sys
@@ -24,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what benchmarks share
+from kept import Kept
 from random_models import ARTIFACTS, make_models
 
 from edgestill.devices.derive import derive_decode, derive_prefill
@@ -95,15 +98,20 @@ def measure(folder: Path, profile: Profile, threads: int, quota: float | None, r
     low, high = decode.ci95
     prompt_held = None if read is None or prefill.ci95 is None else prefill.ci95[0] <= read <= prefill.ci95[1]
     return Pair(
-        str(folder), threads, quota, decode.value, low, high, measured, low <= measured <= high,
+        name_of(folder), threads, quota, decode.value, low, high, measured, low <= measured <= high,
         prefill.value, read, prompt_held,
     )  # fmt: skip
+
+
+def name_of(folder: Path) -> str:
+    """Return a model's name: its size and artifact."""
+    return "/".join(folder.parts[-2:])
 
 
 def say(pair: Pair) -> None:
     """Print one line."""
     quota = "" if pair.quota is None else f", quota {pair.quota:g}"
-    name = "/".join(Path(pair.model).parts[-2:])
+    name = pair.model
     print(
         f"{'held' if pair.held else 'MISS'} {name:20s} {pair.threads} threads{quota}: derived {pair.derived:,.1f} "
         f"({pair.low:,.1f} to {pair.high:,.1f}), measured {pair.measured:,.1f} tokens/s, "
@@ -122,30 +130,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--no-quota", action="store_true")
     parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--cases", type=int, help="rates to measure at most, spread over all")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
+    kept = Kept(given.json)
     settings: list[tuple[int, float | None]] = [(threads, None) for threads in given.threads]
     if not given.no_quota:
         settings.append((given.threads[-1], given.threads[-1] / 2))
     with tempfile.TemporaryDirectory() as temporary:
         folders = make_models(given.models or Path(temporary), tuple(given.sizes), tuple(given.artifacts))
+        wanted = [(folder, threads, quota) for folder in folders for threads, quota in settings]
+        if given.cases is not None:
+            wanted = wanted[:: max(1, len(wanted) // given.cases)][: given.cases]
         profile = profile_here()
         say_profile("before", profile)
-        pairs = []
-        for folder in folders:
-            for threads, quota in settings:
-                pairs.append(measure(folder, profile, threads, quota, given.repetitions))
-                say(pairs[-1])
+        for folder, threads, quota in wanted:
+            if kept.find(model=name_of(folder), threads=threads, quota=quota) is None:
+                pair = measure(folder, profile, threads, quota, given.repetitions)
+                say(pair)
+                kept.add(asdict(pair))
         say_profile("after", profile_here())
+    pairs = [Pair(**row) for row in kept.rows]
     held = sum(pair.held for pair in pairs)
     errors = sorted(abs(math.log(pair.derived / pair.measured)) for pair in pairs)
     middle = math.exp(errors[len(errors) // 2]) - 1
+    models = len({pair.model for pair in pairs})
     print(
-        f"{held} of {len(pairs)} held ({held / len(pairs):.1%}; at least {SHARE_HELD:.0%} wanted); "
-        f"median off {middle:.0%}"
+        f"{held} of {len(pairs)} rates of {models} models held ({held / len(pairs):.1%}; at least {SHARE_HELD:.0%} "
+        f"wanted); median off {middle:.0%}"
     )
-    if given.json is not None:
-        given.json.write_text(json.dumps([asdict(pair) for pair in pairs], indent=2) + "\n")
     return 0 if held / len(pairs) >= SHARE_HELD else 1
 
 

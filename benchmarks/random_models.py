@@ -1,4 +1,4 @@
-"""Random Llamas of several sizes as GGUF and ONNX, for the benchmarks beside this file; made once, then kept."""
+"""Random Llamas of several sizes as GGUF and ONNX, for the benchmarks here and beside; made once, then kept."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 FIRST = {"gguf": "f16", "onnx": "fp32"}
+"""What the others are quantised from."""
+
+EXPORTED = {"gguf": ("f16", "f32", "bf16"), "onnx": ("fp32", "fp16")}
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "onnx-fp32", "onnx-int8", "onnx-int4")
 
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a Llama; its context is 2,048 tokens, its embedding is its head too."""
+    """The shape of a Llama; its embedding is its head too."""
 
     vocabulary: int
     hidden: int
@@ -23,13 +26,15 @@ class Size:
     layers: int
     heads: int
     kv_heads: int
+    context: int = 2048
 
 
 SIZES = {
+    "260K": Size(512, 64, 172, 5, 8, 4),  # the shape of stories260K
     "3M": Size(4_096, 256, 704, 4, 4, 2),
     "15M": Size(16_384, 320, 896, 8, 5, 5),
     "60M": Size(32_000, 512, 1536, 14, 8, 4),
-    "135M": Size(49_152, 576, 1536, 30, 9, 3),
+    "135M": Size(49_152, 576, 1536, 30, 9, 3),  # of SmolLM2-135M
     "500M": Size(49_152, 1024, 2816, 36, 16, 8),
 }
 
@@ -39,18 +44,23 @@ def make_models(folder: Path, names: tuple[str, ...], artifacts: tuple[str, ...]
     made = []
     for name in names:
         of_size = folder / name
-        needed = dict.fromkeys(f"{one.partition('-')[0]}-{FIRST[one.partition('-')[0]]}" for one in artifacts)
+        pairs = [one.partition("-")[::2] for one in artifacts]
+        needed = dict.fromkeys(
+            f"{format}-{FIRST[format]}" for format, precision in pairs if precision not in EXPORTED[format]
+        )
         for artifact in dict.fromkeys((*needed, *artifacts)):
             if (of_size / artifact / "artifact.json").is_file():
                 continue
             format, _, precision = artifact.partition("-")
-            if precision == FIRST[format]:
+            if precision in EXPORTED[format]:
                 checkpoint = of_size / "checkpoint"
                 if not (checkpoint / "config.json").is_file():
+                    print(f"making a random model of {name}", file=sys.stderr, flush=True)
                     make_checkpoint(checkpoint, SIZES[name])
                 how = ["export", str(checkpoint), "--format", format, "--precision", precision]
             else:
                 how = ["quantize", str(of_size / f"{format}-{FIRST[format]}"), "--to", precision]
+            print(f"making {name}/{artifact}", file=sys.stderr, flush=True)
             command = [sys.executable, "-m", "edgestill.cli", *how, "--no-parity", "--out", str(of_size)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         made += [of_size / artifact for artifact in artifacts]
@@ -66,7 +76,8 @@ def make_checkpoint(folder: Path, size: Size) -> None:
     config = transformers.LlamaConfig(
         vocab_size=size.vocabulary, hidden_size=size.hidden, intermediate_size=size.feed_forward,
         num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
-        max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        max_position_embeddings=size.context, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1,
+        pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
