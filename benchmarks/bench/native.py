@@ -9,7 +9,9 @@ Both programs are built from the source of the installed llama-cpp-python and li
 - decoding: 64 tokens after one, as ``es_bench`` measures them (greedy sampling in it) by llama-bench, in turn as
   ``peers.py`` does it;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
-  (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours);
+  (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
+  reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
+  as the model was trained for, costs more is printed beside it: its KV cache is cleared at the start;
 - memory: what a process with the mapped model has that is its own, as a share of the model;
 - checking: seconds for the hash of 100 MB of an artifact, es_open with it less es_open without.
 
@@ -98,16 +100,19 @@ def start(name: str, model: Path, threads: int, options: argparse.Namespace) -> 
     limited = {**os.environ, "OMP_THREAD_LIMIT": str(threads)}
     ours = [program, "generate", model, "--prompt", PROMPT, "--max-new-tokens", 1, "--threads", threads]
     theirs = [options.simple, "-m", model, "-n", 1, "-ngl", 0, PROMPT]
-    ratios = []
+    commands = ([*ours, "--context", peers.CONTEXT], theirs, ours)
+    ratios, longer = [], []
     for _ in range(4 * options.rounds + 1):
         seconds = []
-        for command in (ours, theirs):
+        for command in commands:
             begun = time.perf_counter()
             subprocess.run([*map(str, command)], env=limited, check=True, capture_output=True)
             seconds.append(time.perf_counter() - begun)
         ratios.append(seconds[0] / seconds[1])
+        longer.append(seconds[2] / seconds[0])
     figure = Figure.median(ratios[1:], "ratio", "process time by simple's")  # the first round fills the page cache
     show(f"{name} load and first token, by simple", figure, lambda ratio: ratio <= MOST_START)
+    print(f"{name}: with the default context {statistics.median(longer[1:]):.3f} of that")
 
 
 def memory(name: str, model: Path, options: argparse.Namespace) -> None:

@@ -259,8 +259,11 @@ def test_a_replacement_that_is_cut_is_finished_by_the_next_start(tmp_path: Path)
         for number in range(count):
             (tmp_path / str(version) / f"{number * version}").write_bytes(b"%d" % version)
     older, newer = ({path.name: path for path in (tmp_path / one).iterdir()} for one in ("1", "2"))
-    seen = set()
-    for moved in (1, count // 2):
+    seen, cuts = set(), 0
+    # On a busy machine it may be done before the kill arrives: then it is tried again.
+    for moved in (1, count // 2, 1, 2, 3, 4, 5, 6):
+        if cuts == 2:
+            break
         with browser(tmp_path / "device") as driver:
             driver.push(older, "box")
             staged = driver.stage(newer, "box")
@@ -268,14 +271,17 @@ def test_a_replacement_that_is_cut_is_finished_by_the_next_start(tmp_path: Path)
             while len(driver.files.listed("box") & newer.keys() - older.keys()) < moved and not future.done():
                 pass
             os.kill(driver._folder.browser_processes()[0], signal.SIGKILL)
-            with pytest.raises(DeviceGone):
+            try:
                 driver.chromium.result_of(future)
+            except DeviceGone:
+                cuts += 1
             there = driver.files.listed("box")
             assert there in (older.keys(), newer.keys())
             seen.add(frozenset(there))
             version = b"1" if there == older.keys() else b"2"
             assert {driver.pull(f"box/{name}") for name in sorted(there)[:9]} == {version}
             driver.remove(".")
+    assert cuts
     assert frozenset(newer) in seen
 
 
