@@ -51,6 +51,7 @@ class _Options(ctypes.Structure):
         ("no_mmap", ctypes.c_int32),
         ("no_verify", ctypes.c_int32),
         ("kv_precision", ctypes.c_char_p),
+        ("no_repack", ctypes.c_int32),
     ]
 
 
@@ -114,6 +115,7 @@ class NativeLibrary:
         mmap: bool = True,
         verify: bool = True,
         kv_precision: str | None = None,
+        repack: bool = True,
     ) -> NativeSession:
         """Open a bundle's artifact or a .gguf file (see ``es_open``); without ``verify`` no file is hashed.
 
@@ -126,6 +128,7 @@ class NativeLibrary:
             not mmap,
             not verify,
             kv_precision.encode() if kv_precision else None,
+            not repack,
         )
         pointer = ctypes.c_void_p()
         name = artifact.encode() if artifact is not None else None

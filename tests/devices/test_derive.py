@@ -72,7 +72,8 @@ def test_a_cpu_quota_takes_its_share_of_the_rate() -> None:
         value(derive_decode(made_up_facts(), made_up_profile(), threads=2, positions=100, quota=quota))
         for quota in (None, 1.0, 4.0)
     )
-    assert half == pytest.approx(whole / 2)
+    # Less than its share: threads that wait for each other use the quota up too.
+    assert 0.6 * whole / 2 < half < whole / 2
     assert plenty == whole
 
 

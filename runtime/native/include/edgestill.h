@@ -49,6 +49,7 @@ typedef struct es_options {
     int32_t no_mmap;        /* 1: read the weights into memory */
     int32_t no_verify;      /* 1: don't check the files' hashes (sizes and the manifest are checked all the same) */
     const char *kv_precision; /* "f16", "f32", "q8_0", "q4_0"; NULL: f32 where all of the file is float32, else f16 */
+    int32_t no_repack; /* 1: leave 4-bit weights as they lie in the file: no copy of them in memory, and slower */
 } es_options;
 
 /* How an answer is made. Set `size` to sizeof(es_generation); zeros are the defaults: greedy, 256 tokens. */

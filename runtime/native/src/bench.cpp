@@ -138,6 +138,8 @@ std::string Session::bench(int32_t prompt_tokens, int32_t new_tokens, int32_t re
     const std::string pooled =
         "gaps between tokens pooled over " + std::to_string(repetitions) + " repetitions; the interval takes them as "
         "independent";
+    json settings = {{"kv_precision", model_->kv_precision()}};
+    if (!model_->repacks()) settings["repack"] = false;
     const json record = {
         {"model", artifact_.empty() ? path_ : path_ + "#" + artifact_},
         {"engine", "llama.cpp"},
@@ -181,7 +183,7 @@ std::string Session::bench(int32_t prompt_tokens, int32_t new_tokens, int32_t re
         {"prompt_sha256", sha256_of(json(prompt).dump())},
         {"model_sha256", model_sha256_.empty() ? sha256_of_file(model_path_) : model_sha256_},
         {"engine_build", {{"version", llama_version()}, {"build", llama_print_system_info()}}},
-        {"settings", {{"kv_precision", model_->kv_precision()}}},
+        {"settings", settings},
     };
     const json document = {{"schema", "edgestill.bench/1"},
                            {"environment", before},

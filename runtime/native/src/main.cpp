@@ -22,6 +22,7 @@ const char kUsage[] =
     "  --context N           tokens (default: as trained, at most 4096)\n"
     "  --kv-precision TYPE   f16, f32, q8_0, q4_0\n"
     "  --no-mmap             read the weights into memory\n"
+    "  --no-repack           no copy of 4-bit weights in memory, and slower\n"
     "  --max-new-tokens N    (256)\n"
     "  --temperature X --top-k N --top-p X --min-p X --seed N\n"
     "  --stop TEXT           ends the answer; may be given several times\n"
@@ -106,6 +107,8 @@ Arguments parsed(int count, char **texts) {
         }
         if (name == "--no-mmap") {
             given.options.no_mmap = 1;
+        } else if (name == "--no-repack") {
+            given.options.no_repack = 1;
         } else if (name == "--ignore-eos") {
             given.generation.ignore_eos = 1;
         } else if (name == "--print-ids") {

@@ -8,6 +8,10 @@
 #include <stdexcept>
 #include <thread>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "failure.h"
 #include "files.h"
 #include "gguf_header.h"
@@ -125,6 +129,8 @@ Model::Model(const std::string &path, const es_options &options) : path_(path) {
     llama_model_params settings = llama_model_default_params();
     settings.n_gpu_layers = 0;
     if (options.no_mmap != 0) settings.load_mode = LLAMA_LOAD_MODE_NONE;
+    settings.use_extra_bufts = options.no_repack == 0;
+    repack_ = settings.use_extra_bufts;
     try {
         model_.reset(llama_model_load_from_file(path.c_str(), settings));
     } catch (const std::runtime_error &error) {
@@ -140,6 +146,10 @@ Model::Model(const std::string &path, const es_options &options) : path_(path) {
     context_length_ = std::min(trained > 0 ? trained : kDefaultContext, asked);
     open_context(options, header.all_float32);
     read_vocabulary();
+#ifdef __GLIBC__
+    // The file's metadata was read into thousands of strings, which are freed and would stay with the process.
+    malloc_trim(0);
+#endif
 }
 
 Model::~Model() {

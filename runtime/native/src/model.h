@@ -29,6 +29,7 @@ public:
     int32_t vocab_size() const { return vocab_size_; }
     int32_t threads() const { return threads_; }
     const char *kv_precision() const;
+    bool repacks() const { return repack_; }
     uint64_t weights_bytes() const { return llama_model_size(model_.get()); }
     std::string description() const;
     std::string chat_template() const;
@@ -79,6 +80,7 @@ private:
     int32_t piece_ = 0;
     int32_t position_ = 0;
     ggml_type kv_type_ = GGML_TYPE_F16;
+    bool repack_ = true;
     bool strips_first_space_ = false;
     const llama_vocab *vocab_ = nullptr;
     std::unordered_set<int32_t> ends_;

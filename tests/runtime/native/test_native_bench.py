@@ -101,3 +101,12 @@ def test_the_library_measures_too(library: NativeLibrary, packed: Bundle) -> Non
     with library.open(packed.folder, threads=1) as session:
         (record,) = BenchDocument.model_validate(json.loads(json.dumps(session.bench(20, 4, 2)))).results
     assert record.new_tokens == 4
+
+
+def test_weights_are_left_as_they_lie_where_that_is_asked(built: NativeBuild, packed: Bundle) -> None:
+    (usual,) = bench(built, packed, "--artifact", "gguf-q4_0", "--repetitions", 1).results
+    (plain,) = bench(built, packed, "--artifact", "gguf-q4_0", "--repetitions", 1, "--no-repack").results
+    assert "repack" not in usual.settings
+    assert plain.settings["repack"] is False
+    words = [built.program, "selftest", packed.folder, "--artifact", "gguf-q4_0", "--no-repack"]
+    subprocess.run([*map(str, words)], check=True, capture_output=True)
