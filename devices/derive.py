@@ -117,8 +117,8 @@ def derive_decode(
         Term("attention", facts.pair_operations * positions / (rate.value * attention.decode), _error(rate)),
         Term("engine", (cost.token + cost.layer * facts.layers) * _slower(profile), _cost_error(profile)),
     ]
-    share = _throttled(threads, quota)
-    return _rate(terms, _MODEL_ERROR, share if share == 1 else share * _HELD, profile, bandwidth, rate)
+    of_time = _throttled(threads, quota)
+    return _rate(terms, _MODEL_ERROR, of_time if of_time == 1 else of_time * _HELD, profile, bandwidth, rate)
 
 
 def derive_prefill(
