@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("edgestill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgestill")
 
 if TYPE_CHECKING:
     from edgestill.artifact import Artifact
