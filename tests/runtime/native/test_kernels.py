@@ -9,7 +9,7 @@ import pytest
 
 from edgestill.runtime.native.build import HERE
 from edgestill.runtime.native.compilers import zig_compiler
-from edgestill.runtime.native.levels import PROCESSORS
+from edgestill.runtime.native.levels import PROCESSORS, Level
 from edgestill.runtime.native.llama_units import kernel_units, version_headers
 from edgestill.runtime.native.source import llama_source
 from edgestill.runtime.native.targets import TARGETS
@@ -22,14 +22,14 @@ LEVELS = [
 
 
 @pytest.mark.parametrize(("name", "level"), LEVELS, ids=lambda one: str(getattr(one, "name", one)))
-def test_the_kernels_that_name_instructions_compile(name: str, level: object, tmp_path: Path) -> None:
+def test_the_kernels_that_name_instructions_compile(name: str, level: Level | None, tmp_path: Path) -> None:
     """The file that names most of them; all are compiled by a build, which takes minutes."""
     target, tree = TARGETS[name], llama_source()
     compiler = zig_compiler(target)
     flags: tuple[str, ...] = target.zig
     if level is not None:
-        header = () if level.header is None else ("-include", str(HERE / "src" / level.header))  # type: ignore[attr-defined]
-        flags = (*level.zig, *header)  # type: ignore[attr-defined]
+        header = () if level.header is None else ("-include", str(HERE / "src" / level.header))
+        flags = (*level.zig, *header)
     units = kernel_units(tree, version_headers(tree, tmp_path), target.kernels)
     for unit in units:
         if unit.source.name == "sgemm.cpp":
