@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Sequence
@@ -81,7 +82,13 @@ def bench_fleet(
     cancelled = threading.Event()
     locks: dict[str, threading.Lock] = {}
     benches = [
-        DeviceBench(driver, work, events.put, locks.setdefault(_hardware(driver), threading.Lock()), cancelled)
+        DeviceBench(
+            driver,
+            _part(work, driver, alone=len(drivers) == 1),
+            events.put,
+            locks.setdefault(_hardware(driver), threading.Lock()),
+            cancelled,
+        )
         for driver in drivers
     ]
     known = {one.name: one for one in work.known}
@@ -139,6 +146,14 @@ def _gather(events: queue.SimpleQueue[Event], gathered: _Gathered, listener: Fle
         gathered.error = error
     finally:
         gathered.ended.set()
+
+
+def _part(work: FleetWork, driver: Driver, *, alone: bool) -> FleetWork:
+    """Return a device's part of the work: what was asked for, but for a program where its table names another.
+
+    A program is for one ISA, so among several devices the table comes first; alone, what the user gives now.
+    """
+    return work if alone or driver.settings.runner is None else dataclasses.replace(work, runner=None)
 
 
 def _unfinished(driver: Driver, known: FleetDevice | None) -> FleetDevice:

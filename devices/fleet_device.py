@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from edgestill.bench_results import BenchDocument, BenchFailure, BenchRecord, Environment
 from edgestill.bundle import Bundle
+from edgestill.devices.bringing import Brought, files_to_bring
 from edgestill.devices.contract import (
     DeviceGone,
     DeviceUnreachable,
@@ -31,7 +32,6 @@ from edgestill.devices.contract import (
     RunResult,
 )
 from edgestill.devices.fit_bundle import fit_before_push
-from edgestill.devices.fleet_bring import bring, settle
 from edgestill.devices.timeless import without_times
 from edgestill.errors import EdgestillError, GateError, StageError, UnsupportedError
 from edgestill.fleet_results import DeviceState, FleetDevice, Pushed, Skipped
@@ -50,9 +50,9 @@ class FleetWork:
     """What every device gets to do: ``artifacts`` of the bundle, each with every one of ``variants``.
 
     Each of these is measured in so many ``processes``, in turn; ``run`` is when the command began. ``model`` is the
-    bundle as the user named it; a variant holds options of the runner's bench. ``runner`` is the program for devices
-    whose table names none. ``fit_check``: what wouldn't fit into a device's memory isn't sent. ``kept`` are records of
-    an earlier run that aren't measured again, ``known`` its devices.
+    bundle as the user named it; a variant holds options of the runner's bench. ``runner`` is the program for a
+    single device, or for those of several whose table names none. ``fit_check``: what wouldn't fit into a device's
+    memory isn't sent. ``kept`` are records of an earlier run that aren't measured again, ``known`` its devices.
     """
 
     bundle: Bundle
@@ -186,13 +186,16 @@ class DeviceBench:
         if not self._left:
             return
         self._now("push")
-        brought = bring(
-            driver, probe, work.bundle, able, work.runner, progress=_PushProgress(self._now), cancelled=self._cancelled
-        )
+        brought = Brought(driver, work.bundle)
+        files = files_to_bring(driver, probe, work.bundle, able, work.runner)
+        brought.bring(files, progress=_PushProgress(self._now), cancelled=self._cancelled)
         runner = None if brought.runner is None else _pushed(brought.runner.report)
         self._learn(push=_pushed(brought.bundle.report), runner=runner)
-        refused = [name for name in list(self._left) if not self._proved(name, brought.job(name))]
-        settle(driver, brought, [name for name in able if name not in refused], refused)
+        refused = [name for name in list(self._left) if not self._proved(name, brought.self_test(name))]
+        if all(name in refused for name in able):
+            brought.take_back()
+        else:
+            brought.put_in_place(refused)
         for artifact in list(self._left):
             try:
                 self._bench(artifact, self._left[artifact], brought.place, probe)

@@ -10,38 +10,29 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from edgestill.devices.contract import (
-    RUN_SECONDS,
     RUNNER,
     DeviceBusy,
     DeviceGone,
     DeviceUnreachable,
     DriverError,
     Job,
-    JobCancelled,
     JobFailed,
     JobTimeout,
     RunResult,
     device_path,
 )
 from edgestill.devices.file_scripts import BENCH_LOCK, restoring, unless_pushing
+from edgestill.devices.jobs import Deadline, check_options
 from edgestill.devices.shell_words import quoted
 
 if TYPE_CHECKING:
     from edgestill.devices.shell_device import ShellDevice
     from edgestill.devices.talk import Talk
-
-OPTIONS: Final = frozenset(
-    {"threads", "context", "kv_precision", "no_mmap", "prompt_tokens", "new_tokens", "repetitions"}
-    | {"prompt", "messages", "ids", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop"}
-    | {"ignore_eos", "print_ids", "statistics"}
-)
-"""edgestill-run's options, with ``_`` for ``-``."""
 
 _NO_RUNNER, _BUSY = 71, 75
 _GRACE_SECONDS: Final = 5.0
@@ -50,12 +41,11 @@ _MAX_LINE: Final = 64 << 20
 
 def arguments(job: Job) -> list[str]:
     """Return the runner's arguments, its working directory our folder. Raises ValueError for an unknown option."""
+    check_options(job)
     words: list[str] = [job.command] if job.command == "probe" else [job.command, f"./{device_path(job.bundle)}"]
     if job.artifact is not None:
         words += ["--artifact", job.artifact]
     for name, value in job.options.items():
-        if name not in OPTIONS:
-            raise ValueError(f"{name!r} is none of the runner's options: {', '.join(sorted(OPTIONS))}")
         option = "--" + name.replace("_", "-")
         if value is True:
             words.append(option)
@@ -105,16 +95,15 @@ def run(
     cancelled: Event | None,
 ) -> RunResult:
     """Run a job on a device; see :meth:`edgestill.devices.contract.Driver.run`."""
-    limit = RUN_SECONDS if timeout_seconds is None else timeout_seconds
+    deadline = Deadline(device.name, timeout_seconds, cancelled)
     nonce = secrets.token_hex(8)
-    text = script(device.root, job, nonce, limit, before_program, before_script)
+    text = script(device.root, job, nonce, deadline.limit, before_program, before_script)
     lines: list[str] = []
     pids: list[int] = []
-    started = time.monotonic()
     talk = device.start(text)
     done = False
     try:
-        for line in _lines(device.name, talk, started + limit, limit, cancelled):
+        for line in _lines(device.name, talk, deadline):
             if line.startswith(f"edgestill-pid {nonce} "):
                 pids = [int(word) for word in line.split()[2:]]
                 continue
@@ -127,19 +116,16 @@ def run(
         if not done:
             _kill(device, talk, pids)
         device.end(talk)
-    seconds = time.monotonic() - started
+    seconds = deadline.seconds
     if status != 0:
-        raise _failure(device.name, job, status, errors, seconds, limit)
+        raise _failure(device.name, job, status, errors, seconds, deadline)
     return RunResult(tuple(lines), _document(lines), errors, seconds)
 
 
-def _lines(name: str, talk: Talk, deadline: float, limit: float, cancelled: Event | None) -> Iterator[str]:
+def _lines(name: str, talk: Talk, deadline: Deadline) -> Iterator[str]:
     pending = b""
     while (piece := talk.read()) != b"":
-        if cancelled is not None and cancelled.is_set():
-            raise JobCancelled(f"{name}: cancelled; nothing of it runs on there")
-        if time.monotonic() > deadline:
-            raise JobTimeout(f"{name}: the job took longer than its {limit:g} s and was stopped; allow it more")
+        deadline.check()
         pending += piece or b""
         if len(pending) > _MAX_LINE:
             raise JobFailed(f"{name}: the program printed a line of more than {_MAX_LINE} bytes")
@@ -163,13 +149,13 @@ def _kill(device: ShellDevice, talk: Talk, pids: Sequence[int]) -> None:
         device.shell(lines, seconds=10.0)
 
 
-def _failure(name: str, job: Job, status: int, errors: str, seconds: float, limit: float) -> DriverError:
+def _failure(name: str, job: Job, status: int, errors: str, seconds: float, deadline: Deadline) -> DriverError:
     if status == _BUSY:
         return DeviceBusy(f"{name}: another bench runs there; wait for it, as two would spoil each other's times")
     if status == _NO_RUNNER:
         return JobFailed(f"{name}: no {RUNNER} there; edgestill deploy brings it (--runner names the one for its ISA)")
-    if status in (137, 124) and seconds >= limit:
-        return JobTimeout(f"{name}: the job took longer than its {limit:g} s and was stopped; allow it more")
+    if status in (137, 124) and seconds >= deadline.limit:
+        return deadline.passed()
     said = [line.removeprefix("error: ") for line in errors.splitlines() if line.startswith("error: ")]
     if said:
         return JobFailed(f"{name}: {job.command}: {said[-1]}")

@@ -113,8 +113,9 @@ def _child(command: Command) -> None:
 def _act(command: Command) -> None:
     from edgestill.bench_results import BenchDocument
     from edgestill.bundle import open_bundle
+    from edgestill.devices.bringing import bundle_folder
     from edgestill.devices.contract import Job
-    from edgestill.devices.deploy import bundle_folder, deploy
+    from edgestill.devices.deploy import deploy
     from edgestill.devices.registry import checked, make_driver
     from edgestill.devices.store import Store
 

@@ -23,7 +23,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # what benchmarks 
 from bundles import CHANGED, make_bundles
 
 from edgestill.bundle import Bundle
-from edgestill.devices.deploy import ALL, bundle_files, deploy
+from edgestill.devices.bringing import bundle_files
+from edgestill.devices.deploy import ALL, deploy
 from edgestill.devices.registry import checked, make_driver
 from edgestill.runtime.native.build import build_native
 from edgestill.storage import sha256_file

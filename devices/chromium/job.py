@@ -6,24 +6,14 @@ import concurrent.futures
 import contextlib
 import json
 import queue
-import time
 from collections.abc import Callable, Mapping
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from edgestill.devices.chromium.files import encoded
 from edgestill.devices.chromium.session import Chromium
-from edgestill.devices.contract import (
-    RUN_SECONDS,
-    DriverError,
-    Job,
-    JobCancelled,
-    JobFailed,
-    JobTimeout,
-    RunResult,
-    device_path,
-)
-from edgestill.devices.shell_job import OPTIONS
+from edgestill.devices.contract import DriverError, Job, JobFailed, RunResult, device_path
+from edgestill.devices.jobs import Deadline, check_options
 from edgestill.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -53,9 +43,7 @@ def page_job(name: str, job: Job, root: str, *, isolated: bool) -> dict[str, obj
 
     Raises ValueError for what is none of the runner's options, UnsupportedError for one that a browser hasn't.
     """
-    for option in job.options:
-        if option not in OPTIONS:
-            raise ValueError(f"{option!r} is none of the runner's options: {', '.join(sorted(OPTIONS))}")
+    check_options(job)
     if job.command == "probe":
         raise UnsupportedError(f"{name}: a browser doesn't measure the device itself; bench a bundle there")
     given = {option: value for option, value in job.options.items() if value is not False}
@@ -109,17 +97,10 @@ def run(
 ) -> RunResult:
     """Run a job; see :meth:`edgestill.devices.contract.Driver.run`."""
     name = chromium.name
-    limit = RUN_SECONDS if timeout_seconds is None else timeout_seconds
     chromium.start()
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
     lines: list[str] = []
-    started = time.monotonic()
-
-    def check() -> None:
-        if cancelled is not None and cancelled.is_set():
-            raise JobCancelled(f"{name}: cancelled; nothing of it runs on there")
-        if time.monotonic() > started + limit:
-            raise JobTimeout(f"{name}: the job took longer than its {limit:g} s and was stopped; allow it more")
+    deadline = Deadline(name, timeout_seconds, cancelled)
 
     def show(text: str) -> None:
         lines.append(text)
@@ -129,7 +110,7 @@ def run(
     page: Page | None = None
     opening = chromium.begin_coroutine(chromium.new_page("run.html", said.put))
     try:
-        page = chromium.settled(opening, None, check)
+        page = chromium.settled(opening, None, deadline.check)
         script = "(job) => window.edgestillRun(job)"
         running = chromium.begin_coroutine(page.evaluate(script, dict(message)))
         rest = ""
@@ -138,11 +119,11 @@ def run(
             rest = _shown(said, rest, show)
             if done:
                 break
-            check()
+            deadline.check()
             if chromium.gone:
                 raise chromium.lost(RuntimeError("closed"))
-        answer = chromium.settled(running, None, check)
-        seconds = time.monotonic() - started
+        answer = chromium.settled(running, None, deadline.check)
+        seconds = deadline.seconds
         if (error := answer.get("error")) is not None:
             raise JobFailed(f"{name}: {job.command}: {' '.join(str(error).splitlines())}")
         errors = ""

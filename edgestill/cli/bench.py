@@ -86,7 +86,8 @@ def bench(
         bool, typer.Option("--ledger", help="Print what the peak PSS consists of, line by line.")
     ] = False,
     runner: Annotated[
-        Path | None, typer.Option(help="edgestill-run, or its folder, for devices whose table names none.")
+        Path | None,
+        typer.Option(help="edgestill-run, or its folder; with several devices for those whose table names none."),
     ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes of each on a device: 8, for differences between builds to show.")

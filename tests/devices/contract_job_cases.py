@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgestill.bundle import Bundle, _content_sha256, _digest, open_bundle
+from edgestill.devices.bringing import bundle_files
 from edgestill.devices.contract import (
     DeviceBusy,
     DeviceError,
@@ -25,7 +26,7 @@ from edgestill.devices.contract import (
     JobTimeout,
     RunResult,
 )
-from edgestill.devices.deploy import bundle_files, chosen_artifacts, deploy
+from edgestill.devices.deploy import chosen_artifacts, deploy
 from edgestill.errors import BundleError, GateError, UnsupportedError
 from edgestill.storage import sha256_file, write_text
 from tests.devices.contract_ground import Ground, case, one_line

@@ -77,10 +77,11 @@ class Devices:
         self.folder = folder
         self.file = folder / "devices.toml"
 
-    def add(self, name: str, driver: str, runner: Path, **settings: object) -> Path:
-        """Add a device and return its folder."""
+    def add(self, name: str, driver: str, runner: Path | None, **settings: object) -> Path:
+        """Add a device, without a runner where that is None, and return its folder."""
         root = self.folder / f"root-{name}"
-        table = {"driver": driver, "runner": str(runner), "root": str(root), **settings}
+        program = {} if runner is None else {"runner": str(runner)}
+        table = {"driver": driver, **program, "root": str(root), **settings}
         lines = [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
         with self.file.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

@@ -21,6 +21,7 @@ import pytest
 
 from edgestill.bench_results import BenchDocument
 from edgestill.bundle import Bundle
+from edgestill.devices.bringing import bundle_files
 from edgestill.devices.chromium.folder import DeviceFolder
 from edgestill.devices.chromium.server import HOST, ORIGIN
 from edgestill.devices.contract import (
@@ -29,7 +30,6 @@ from edgestill.devices.contract import (
     DriverError,
     Job,
 )
-from edgestill.devices.deploy import bundle_files
 from edgestill.devices.drivers.browser import Browser
 from edgestill.errors import UnsupportedError
 from edgestill.runtime.golden import read_golden

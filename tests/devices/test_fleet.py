@@ -11,8 +11,9 @@ import pytest
 
 from edgestill.bundle import Bundle
 from edgestill.cli import main
+from edgestill.devices.deploy import deploy
 from edgestill.devices.drivers.local import Local
-from edgestill.devices.registry import checked, make_driver
+from edgestill.devices.registry import checked, make_driver, open_device
 from edgestill.devices.store import Store
 from edgestill.fleet_results import FleetDocument
 from edgestill.runtime.native.build import NativeBuild
@@ -146,6 +147,25 @@ def test_nothing_is_left_of_a_bundle_no_artifact_of_which_is_right(
     assert bench("here", "--json") == 1
     assert len(bench.document.failures) == 2
     assert not list(root.rglob("*.gguf"))
+
+
+def test_a_runner_that_is_given_comes_before_a_devices_own_unless_there_are_several_devices(
+    bench: Bench, devices: Devices, bundle: Bundle, tmp_path: Path
+) -> None:
+    own, given = stand_in(tmp_path / "own", cpu="own"), stand_in(tmp_path / "given", cpu="given")
+    root = devices.add("here", "local", own)
+    devices.add("bare", "local", None)
+
+    def used(names: str, *words: str) -> list[str | None]:
+        assert bench(names, "--json", *words) == 0, bench.err
+        return [None if one.environment is None else one.environment.cpu for one in bench.document.devices]
+
+    assert used("here bare", "--runner", str(given)) == ["own", "given"]
+    assert used("here", "--runner", str(given)) == ["given"]
+    assert used("here") == ["own"]
+    with open_device("here") as driver:
+        deploy(bundle, driver, runner=given)
+    assert (root / "runner" / "edgestill-run").read_bytes() == given.read_bytes()
 
 
 def test_what_does_not_fit_is_not_sent(bench: Bench, devices: Devices, tmp_path: Path) -> None:
