@@ -21,7 +21,8 @@ STAMPS := $(VENV)/stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 # llama-cpp-python has no wheels on the package index: its engine is compiled here, without what
-# edgestill never loads (docs/install.md). The wheel is kept, so a new environment doesn't compile.
+# edgestill never loads (docs/install.md). The wheel is kept, so a new environment doesn't compile. (pip's own cache may
+# hold one that was compiled otherwise, or for another processor.)
 LLAMA_VERSION := 0.3.36
 WHEELS := build/wheels
 LLAMA_LOG := build/llama-cpp-python.log
@@ -78,7 +79,7 @@ $(STAMPS)/llama-wheel: .ci/llama-core.cmake | $(STAMPS)/venv
 	else \
 		echo "compiling llama.cpp's core (2 to 4 minutes on 2 cores; log: $(LLAMA_LOG))"; \
 		CMAKE_ARGS="$(LLAMA_CMAKE_ARGS)" CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) \
-		$(PIP) wheel -v --no-deps -w $(WHEELS) llama-cpp-python==$(LLAMA_VERSION) >$(LLAMA_LOG) 2>&1 \
+		$(PIP) wheel -v --no-cache-dir --no-deps -w $(WHEELS) llama-cpp-python==$(LLAMA_VERSION) >$(LLAMA_LOG) 2>&1 \
 		|| { tail -n 30 $(LLAMA_LOG); echo "llama.cpp did not compile; a C++ compiler is needed (see $(LLAMA_LOG))"; exit 1; }; \
 		echo "llama.cpp's core is compiled"; \
 	fi

@@ -186,6 +186,8 @@ def _death(status: int, kills: KillCount) -> str:
         return f"the worker ended with status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     why = f" ({kills.reason()})" if name == "SIGKILL" else ""
+    if name == "SIGILL":
+        why = " (the engine was compiled for another processor, or wrongly for this one: docs/install.md)"
     return f"the worker was killed by {name}{why}"
 
 

@@ -53,7 +53,20 @@ def host_compiler() -> Compiler:
         raise StageError(f"the compiler {cpp!r} doesn't know this processor (-march=native); set CXX to another")
     told = hashlib.sha256(native.stdout.encode()).hexdigest()[:16]
     identity = f"{_version(cpp.split())}, native {told}"
-    return Compiler(tuple(c.split()), tuple(cpp.split()), ("-march=native",), identity)
+    return Compiler(tuple(c.split()), tuple(cpp.split()), ("-march=native", *_without_amx(native.stdout)), identity)
+
+
+def _without_amx(predefined: str) -> tuple[str, ...]:
+    """Return what turns AMX off where the compiler, told by its macros, drops the configuration of AMX's tiles.
+
+    GCC's bug 114098, mended in 11.5, 12.4 and 13.3: ggml's kernels then end in an illegal instruction.
+    """
+    macros = dict(line.split(" ", 2)[1:] for line in predefined.splitlines() if line.count(" ") > 1)
+    if "__AMX_TILE__" not in macros or "__clang__" in macros:
+        return ()
+    version = (int(macros["__GNUC__"]), int(macros["__GNUC_MINOR__"]))
+    mended = {11: (11, 5), 12: (12, 4)}.get(version[0], (13, 3))
+    return () if version >= mended else ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 
 
 def zig_compiler(target: Target) -> Compiler:

@@ -10,7 +10,7 @@ import pytest
 
 from edgestill.errors import InputError, StageError
 from edgestill.runtime.native.build import build_native
-from edgestill.runtime.native.compilers import ndk_compiler, toolchain_compiler
+from edgestill.runtime.native.compilers import host_compiler, ndk_compiler, toolchain_compiler
 from edgestill.runtime.native.levels import PROCESSORS
 from edgestill.runtime.native.targets import ANDROID_ABIS, TARGETS
 
@@ -101,3 +101,24 @@ def test_every_target_has_flags_for_zig_and_for_others() -> None:
         assert target.levels in PROCESSORS or (target.zig and target.flags)
     for target in ANDROID_ABIS.values():
         assert target.levels in PROCESSORS or target.flags
+
+
+@pytest.mark.parametrize(
+    ("macros", "off"),
+    [
+        ("#define __AMX_TILE__ 1\\n#define __GNUC__ 12\\n#define __GNUC_MINOR__ 2\\n", True),
+        ("#define __AMX_TILE__ 1\\n#define __GNUC__ 12\\n#define __GNUC_MINOR__ 4\\n", False),
+        ("#define __AMX_TILE__ 1\\n#define __GNUC__ 13\\n#define __GNUC_MINOR__ 2\\n", True),
+        ("#define __AMX_TILE__ 1\\n#define __GNUC__ 14\\n#define __GNUC_MINOR__ 1\\n", False),
+        ("#define __AMX_TILE__ 1\\n#define __clang__ 1\\n#define __GNUC__ 4\\n#define __GNUC_MINOR__ 2\\n", False),
+        ("#define __AVX2__ 1\\n#define __GNUC__ 12\\n#define __GNUC_MINOR__ 2\\n", False),
+    ],
+)
+def test_amx_is_left_out_with_a_compiler_that_drops_its_configuration(
+    macros: str, off: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\nprintf '{macros}'\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert ("-mno-amx-tile" in host_compiler().flags) is off
