@@ -47,6 +47,11 @@ class Sampling:
         _check("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0 (1 is off)")
         _check("seed", self.seed, self.seed is None or self.seed >= 0, "at least 0")
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest one, whatever came before."""
+        return self.temperature == 0.0 and self.repetition_penalty == 1.0
+
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:
     if not good:

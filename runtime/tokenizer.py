@@ -285,7 +285,7 @@ class GgufTokenizer:
         raise InputError(f"llama.cpp can't tokenize a text of {len(data)} bytes")
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        data = b"".join(self.token_bytes(number) if skip_special else self._piece(number, True) for number in ids)
+        data = b"".join(map(self.token_bytes, ids) if skip_special else (self._piece(number, True) for number in ids))
         return (data.removeprefix(b" ") if self.strips_first_space else data).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:

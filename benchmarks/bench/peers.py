@@ -54,6 +54,7 @@ def ours(model: Path, threads: int, depth: int) -> dict[str, Callable[[], float]
     from edgestill.runtime.session import GenerationOptions, Session
 
     options = GenerationOptions(max_new_tokens=NEW + 1, ignore_eos=True)
+    warm_up = GenerationOptions(max_new_tokens=2, ignore_eos=True)
     session = Session.open(model, threads=threads, context_length=CONTEXT + depth)
     engine = session.engine
     draw = random.Random(0)
@@ -89,6 +90,7 @@ def ours(model: Path, threads: int, depth: int) -> dict[str, Callable[[], float]
         return NEW / (time.perf_counter() - begun)
 
     def answer() -> float:
+        session.generate(drawn(1), warm_up)  # as llama-bench does, too
         session.reset()
         statistics = session.generate(drawn(1), options).statistics
         return NEW / (statistics.total_seconds - statistics.ttft_seconds)  # the text's writing is in it

@@ -143,6 +143,9 @@ class NativeSession:
         self._library = library
         self._functions = library.functions
         self._pointer = pointer
+        # Made once: a callback costs as much as a small model's token.
+        self._given = given = list[bytes]()
+        self._give = _OnText(lambda _user, text, length: given.append(text[:length]))
 
     def __enter__(self) -> NativeSession:
         return self
@@ -180,6 +183,7 @@ class NativeSession:
     ) -> tuple[list[int], str]:
         """Answer a prompt of token ids; return the answer's ids and text. A cancelled answer is returned as it is.
 
+        Without ``consume`` the library goes from token to token by itself, and Ctrl-C waits for the answer's end.
         ``options`` without a repetition penalty and a constraint, which the library hasn't (InputError). Another
         seed's numbers are drawn than Python's.
         """
@@ -200,27 +204,26 @@ class NativeSession:
             stop=stops,
             stops=len(options.stop),
         )
-        texts: list[str] = []
         failures: list[BaseException] = []
 
         def take(_user: object, token: int, text: Any, length: int) -> int:
+            assert consume is not None  # else it isn't called
             try:
-                piece = text[:length].decode("utf-8")
-                texts.append(piece)
-                return int(consume is not None and bool(consume(token, piece)))
+                return int(bool(consume(token, text[:length].decode("utf-8"))))
             except BaseException as error:  # noqa: BLE001 (nothing may pass through C)
                 failures.append(error)
                 return 1
 
         ids = (ctypes.c_int32 * max(len(prompt_ids), 1))(*prompt_ids)
+        on_token = None if consume is None else _OnToken(take)
         status = self._functions.es_generate(
-            self._pointer, ids, ctypes.c_size_t(len(prompt_ids)), ctypes.byref(asked), _OnToken(take), None
+            self._pointer, ids, ctypes.c_size_t(len(prompt_ids)), ctypes.byref(asked), on_token, None
         )
         if failures:
             raise failures[0]
         if status != _CANCELLED:
             self._library.check(status)
-        return self.answer(), "".join(texts)
+        return self.answer(), self._text(lambda give: self._functions.es_text(self._pointer, give, None))
 
     def answer(self) -> list[int]:
         """Return the last answer's token ids, the one that ended it included."""
@@ -270,9 +273,9 @@ class NativeSession:
             room = count.value
 
     def _text(self, call: Callable[[Any], int]) -> str:
-        found: list[bytes] = []
-        self._library.check(call(_OnText(lambda _user, text, length: found.append(text[:length]))))
-        return found[0].decode("utf-8")
+        self._given.clear()
+        self._library.check(call(self._give))
+        return self._given[0].decode("utf-8")
 
     def _json(self, call: Callable[[Any], int]) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(self._text(call))

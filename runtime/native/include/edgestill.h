@@ -101,6 +101,9 @@ ES_API es_status es_generate(es_session *session, const int32_t *ids, size_t cou
 /* The last answer's token ids, the one that ended it included. */
 ES_API es_status es_answer(es_session *session, int32_t *ids, size_t room, size_t *count);
 
+/* The last answer's text: what `on_token` was given, in one. */
+ES_API es_status es_text(es_session *session, es_on_text on_text, void *user);
+
 /* End the answer, bench or self-test under way after the token (or the piece of a prompt) being computed. From any
  * thread. */
 ES_API void es_cancel(es_session *session);

@@ -147,6 +147,15 @@ es_status es_answer(es_session *session, int32_t *ids, size_t room, size_t *coun
     });
 }
 
+es_status es_text(es_session *session, es_on_text on_text, void *user) {
+    return guarded([&] {
+        wants(session != nullptr, "session");
+        wants(on_text != nullptr, "on_text");
+        const std::string &text = session->session.text();
+        on_text(user, text.c_str(), text.size());
+    });
+}
+
 void es_cancel(es_session *session) {
     if (session != nullptr) session->session.cancel();
 }

@@ -6,6 +6,10 @@
 #include <string>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include "edgestill.h"
 
 namespace {
@@ -210,6 +214,10 @@ int generate(es_session *session, Arguments &given) {
 }  // namespace
 
 int main(int count, char **texts) {
+#ifdef __GLIBC__
+    // Else glibc keeps larger and larger blocks in its heap, where a freed one stays with the process.
+    mallopt(M_MMAP_THRESHOLD, 128 << 10);
+#endif
     Arguments given = parsed(count, texts);
     if (given.command == "probe") return report(es_probe(print_line, stdout));
     if (!given.kv_precision.empty()) given.options.kv_precision = given.kv_precision.c_str();

@@ -195,8 +195,6 @@ void Model::read_vocabulary() {
     const std::string prefixed = metadata("tokenizer.ggml.add_space_prefix");
     strips_first_space_ = (type == LLAMA_VOCAB_TYPE_SPM && prefixed != "false") ||
                           (type == LLAMA_VOCAB_TYPE_UGM && prefixed == "true");
-    pieces_.resize(static_cast<size_t>(vocab_size_));
-    known_.resize(static_cast<size_t>(vocab_size_));
     const bool fallback = type == LLAMA_VOCAB_TYPE_UGM && metadata("edgestill.byte_fallback") == "true";
     for (int32_t id = 0; id < vocab_size_; ++id) {
         if (llama_vocab_is_eog(vocab_, id)) ends_.insert(id);
@@ -204,8 +202,7 @@ void Model::read_vocabulary() {
         int length = 0;
         const char *text = fallback ? llama_vocab_get_text(vocab_, id) : "";
         if (std::strlen(text) == 6 && std::sscanf(text, "<0x%2X>%n", &byte, &length) == 1 && length == 6) {
-            pieces_[static_cast<size_t>(id)] = std::string(1, static_cast<char>(byte));
-            known_[static_cast<size_t>(id)] = true;
+            pieces_[id] = std::string(1, static_cast<char>(byte));
         }
     }
     const std::string more = metadata("edgestill.eos_token_ids");
@@ -303,9 +300,9 @@ std::vector<int32_t> Model::tokenize(const char *text, size_t length, bool add_s
 }
 
 const std::string &Model::token_bytes(int32_t id) {
-    const auto at = static_cast<size_t>(id);
-    if (!known_[at]) {
-        std::string &piece = pieces_[at];
+    const auto [at, unknown] = pieces_.try_emplace(id);
+    std::string &piece = at->second;
+    if (unknown) {
         piece.resize(64);
         int32_t size = llama_token_to_piece(vocab_, id, &piece[0], static_cast<int32_t>(piece.size()), 0, false);
         if (size < 0) {
@@ -313,9 +310,8 @@ const std::string &Model::token_bytes(int32_t id) {
             size = llama_token_to_piece(vocab_, id, &piece[0], -size, 0, false);
         }
         piece.resize(static_cast<size_t>(std::max(size, 0)));
-        known_[at] = true;
     }
-    return pieces_[at];
+    return piece;
 }
 
 std::vector<uint8_t> Model::save_state() const {

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -84,8 +85,7 @@ private:
     bool strips_first_space_ = false;
     const llama_vocab *vocab_ = nullptr;
     std::unordered_set<int32_t> ends_;
-    std::vector<std::string> pieces_;
-    std::vector<bool> known_;
+    std::unordered_map<int32_t, std::string> pieces_;  // of the tokens that were written
     std::vector<int8_t> unwanted_;
     // Freed in the order of the last one first: the context, its threads, the model.
     std::unique_ptr<llama_model, FreeModel> model_;

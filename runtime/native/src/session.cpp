@@ -156,6 +156,7 @@ void Session::generate(const int32_t *ids, size_t count, const es_generation &ge
                        void *user) {
     const Clock::time_point begun = Clock::now();
     answer_.clear();
+    text_.clear();
     last_ = Statistics();
     if (count == 0) throw Failure(ES_USAGE, "the prompt is empty; at least one token is expected");
     if (count > static_cast<size_t>(model_->context_length())) {
@@ -203,6 +204,7 @@ void Session::generate(const int32_t *ids, size_t count, const es_generation &ge
         } else if (!last_.finish_reason.empty()) {
             text += stops.finish();
         }
+        text_ += text;
         const Clock::time_point given = Clock::now();
         const bool goes_on = on_token == nullptr || on_token(user, token, text.data(), text.size()) == 0;
         marked += Clock::now() - given;  // the caller's time is not the model's

@@ -33,6 +33,7 @@ public:
     std::string apply_template(const std::vector<Message> &messages) const;
     void generate(const int32_t *ids, size_t count, const es_generation &generation, es_on_token on_token, void *user);
     const std::vector<int32_t> &answer() const { return answer_; }
+    const std::string &text() const { return text_; }
     const Statistics &last() const { return last_; }
     void cancel() { cancelled_ = true; }
 
@@ -70,6 +71,7 @@ private:
     std::unique_ptr<Model> model_;
     std::vector<int32_t> sequence_;  // the ids in the KV cache
     std::vector<int32_t> answer_;
+    std::string text_;
     Statistics last_;
     std::atomic<bool> cancelled_{false};
 };
