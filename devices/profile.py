@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -73,7 +74,8 @@ class Profile(Record):
 
     Rates are of all cores together, and of one of the fastest. ``source`` is for what isn't a figure: processor,
     clusters and instruction sets (:func:`edgestill.runtime.isa_features.isa_features` has their names).
-    ``free_ram_bytes`` is what a freshly started system leaves to a program.
+    ``free_ram_bytes`` is what a freshly started system leaves to a program. ``cached_read_bandwidth`` is that of
+    ``cached_bytes`` which are read over and over, and so found in a cache.
     """
 
     schema_: Annotated[Literal["edgestill.profile/1"], Field(alias="schema")] = "edgestill.profile/1"
@@ -90,6 +92,9 @@ class Profile(Record):
     peak_bandwidth_bytes_per_second: ProfileFigure | None = None
     read_bandwidth_bytes_per_second: ProfileFigure | None = None
     read_bandwidth_one_core_bytes_per_second: ProfileFigure | None = None
+    cached_bytes: ProfileFigure | None = None
+    cached_read_bandwidth_bytes_per_second: ProfileFigure | None = None
+    cached_read_bandwidth_one_core_bytes_per_second: ProfileFigure | None = None
     float32_ops_per_second: ProfileFigure | None = None
     float32_ops_one_core_per_second: ProfileFigure | None = None
     int8_ops_per_second: ProfileFigure | None = None
@@ -103,6 +108,7 @@ class Profile(Record):
             ("free_ram_bytes", "ram_bytes"),
             ("read_bandwidth_bytes_per_second", "peak_bandwidth_bytes_per_second"),
             ("read_bandwidth_one_core_bytes_per_second", "read_bandwidth_bytes_per_second"),
+            ("cached_read_bandwidth_one_core_bytes_per_second", "cached_read_bandwidth_bytes_per_second"),
             ("float32_ops_one_core_per_second", "float32_ops_per_second"),
             ("int8_ops_one_core_per_second", "int8_ops_per_second"),
         )
@@ -128,8 +134,15 @@ class Profile(Record):
         found = ((key, getattr(self, key)) for key in type(self).model_fields)
         return {key: value for key, value in found if isinstance(value, ProfileFigure)}
 
-    def read_bandwidth(self, threads: int) -> ProfileFigure | None:
-        """Return how fast so many threads read memory together."""
+    def read_bandwidth(self, threads: int, read_bytes: float = math.inf) -> ProfileFigure | None:
+        """Return how fast so many threads together read ``read_bytes``, over and over."""
+        if self.cached_bytes is not None and read_bytes <= self.cached_bytes.value:
+            one, every = (
+                self.cached_read_bandwidth_one_core_bytes_per_second,
+                self.cached_read_bandwidth_bytes_per_second,
+            )
+            if (cached := _of_threads(threads, self.cores, one, every)) is not None:
+                return cached
         return _of_threads(
             threads, self.cores, self.read_bandwidth_one_core_bytes_per_second, self.read_bandwidth_bytes_per_second
         )

@@ -13,6 +13,8 @@ from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.engines import available_cpus
 from edgestill.runtime.environment import describe_environment, usable_memory
 
+_MOST_CACHED = 64 << 20
+"""How much is read at most to measure a cache: as large a one is shared by more than this process."""
 SPREAD = 0.1
 """Relative error of a rate that is the best of a few passes: neighbours on a shared machine take their part."""
 
@@ -28,6 +30,8 @@ def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) 
     free = _available(meminfo)
     counts = sorted({1, cores})
     bandwidth = [read_bandwidth(threads, usable_memory(), cache) for threads in counts]
+    held = min((cache or 0) // 2, _MOST_CACHED)
+    cached = [read_bandwidth(threads, usable_memory(), cache, held) for threads in counts if held]
     rates = [float32_rate(threads) for threads in counts]
     clock = max(environment.clock_mhz, default=None)
     figures: dict[str, ProfileFigure | None] = {
@@ -36,6 +40,9 @@ def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) 
         "last_cache_bytes": _said(cache, "sysfs"),
         "read_bandwidth_one_core_bytes_per_second": _measured(bandwidth[:1]),
         "read_bandwidth_bytes_per_second": _measured(bandwidth),
+        "cached_bytes": _said(held, "half of the last cache, at most 64 MiB"),
+        "cached_read_bandwidth_one_core_bytes_per_second": _measured(cached[:1]),
+        "cached_read_bandwidth_bytes_per_second": _measured(cached),
         "float32_ops_one_core_per_second": _measured(rates[:1]),
         "float32_ops_per_second": _measured(rates),
     }

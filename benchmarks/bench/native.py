@@ -144,10 +144,15 @@ def memory(name: str, model: Path, options: argparse.Namespace) -> None:
     """Measure once with the weights mapped, and say what of the process is its own.
 
     llama.cpp packs 4-bit weights anew into memory of its own, where they are faster: such a model isn't a mapped one.
-    It is measured with that, and without.
+    It is measured with that, and without; quantised ones with a quantised KV cache, too.
     """
     command = [options.library.parent / "edgestill-run", "bench", model, "--context", peers.CONTEXT, "--repetitions", 3]
-    for words in ([], ["--no-repack"]) if "q4" in name else ([],):
+    ways: list[list[str]] = [[]]
+    if "q4" in name:
+        ways.append(["--no-repack"])
+    if "f16" not in name:
+        ways.append([*ways[-1], "--kv-precision", "q8_0"])
+    for words in ways:
         said = subprocess.run([*map(str, [*command, *words])], check=True, capture_output=True, text=True).stdout
         (record,) = BenchDocument.model_validate_json(said).results
         own, mapped = (max(record.raw[key]) for key in ("anonymous_rss_bytes", "file_rss_bytes"))
@@ -156,8 +161,8 @@ def memory(name: str, model: Path, options: argparse.Namespace) -> None:
             f"{what}: {own / 1e6:.1f} MB its own, {mapped / 1e6:.1f} MB of files, the model "
             f"{record.size_bytes / 1e6:.1f}; {record.decode_tokens_per_second.value:.1f} tokens/s"
         )
-    figure = Figure(value=own / record.size_bytes, unit="fraction", n=1)
-    show(f"{what} anonymous memory by the model's size", figure, lambda share: share <= MOST_ANONYMOUS)
+        figure = Figure(value=own / record.size_bytes, unit="fraction", n=1)
+        show(f"{what}: its own by the model's size", figure, lambda share: share <= MOST_ANONYMOUS)
 
 
 def check(model: Path, options: argparse.Namespace) -> None:

@@ -76,6 +76,21 @@ def test_without_a_rate_of_one_core_only_all_cores_have_one() -> None:
     assert all_cores.value == 8e9
 
 
+def test_what_a_cache_holds_is_read_at_its_rate() -> None:
+    profile = made_up_profile(
+        cached_bytes=16e6,
+        cached_read_bandwidth_bytes_per_second=24e9,
+        cached_read_bandwidth_one_core_bytes_per_second=9e9,
+    )
+    for threads, read_bytes, rate in ((1, 16e6, 9e9), (2, 1e6, 18e9), (4, 16e6, 24e9), (4, 17e6, 8e9)):
+        figure = profile.read_bandwidth(threads, read_bytes)
+        assert figure is not None
+        assert figure.value == rate
+    whole, without = profile.read_bandwidth(4), made_up_profile(cached_bytes=16e6).read_bandwidth(4, 1e6)
+    assert whole is not None
+    assert whole == without  # measured for memory alone
+
+
 def test_a_single_fast_core_is_joined_by_the_next_cluster() -> None:
     assert find_profile("android-high").fast_cores == 4
     assert find_profile("raspberry-pi-5").fast_cores == 4
