@@ -14,6 +14,8 @@ A round is a fresh process of each, which live at once and take ``--turns`` turn
 that llama-bench makes too; who has the first turn alternates. So other work on the machine meets neighbours alike. A
 round's ratio is the median over its neighbours, and the figure is the median over rounds with its 95% interval.
 (llama-bench takes turns without knowing: what it prints goes to a pipe that is kept full, see :class:`LlamaBench`.)
+With GOMP_SPINCOUNT=300000, OpenMP's own default, both wait for their threads alike; without it ours spin for less time
+(see :mod:`edgestill.threads`), and while our process has the turn llama-bench's may still spin.
 
 The bench's instrumentation inside of a timed section is its clock readings: their cost, measured alone, is printed as a
 share of a token. Exit status 1 when a ratio misses what the project promises: 0.98 of llama-bench engine-only, 0.97 for

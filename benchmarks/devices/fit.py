@@ -90,9 +90,9 @@ class Case:
 
 def child(model: str, context: int) -> None:
     """Run in the group: fill the context, decode, decode again; print what it cost."""
-    from edgestill.runtime.engines import open_engine
+    from edgestill.runtime.session import Session
 
-    engine = open_engine(locate_model(model), threads=2, context_length=context)
+    engine = Session.open(model, threads=2, context_length=context).engine  # with its tokenizer, as an answer has it
     prompt = [5 + number % 200 for number in range(context - WARM_TOKENS - NEW_TOKENS - 1)]
     engine.append(prompt)
     for number in range(WARM_TOKENS):

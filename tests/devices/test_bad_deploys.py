@@ -190,7 +190,7 @@ def test_a_bundle_that_computes_otherwise_there(
 
 
 def test_a_bundle_for_more_memory_than_is_free(refusal: Refusal, root: Path) -> None:
-    said = refusal("--driver", "limited", "--set", "memory_bytes=6000000", status=1)
+    said = refusal("--driver", "limited", "--set", "memory_bytes=4000000", status=1)
     assert said.startswith("error: box: gguf-f32 doesn't fit: ")
     assert "--no-fit-check" in said
     assert not root.exists()
@@ -216,7 +216,7 @@ def test_a_context_that_would_fit_is_named_and_then_deployed(
         fit_before_push(hostile_bundle, ["gguf-f32"], driver, limited, most)
         program = native_build.header.parent
         assert deploy(hostile_bundle, driver, runner=program, context=256).self_tests["gguf-f32"].document
-    refusal("--driver", "limited", "--set", "memory_bytes=6000000", status=1, words=("--no-fit-check",))
+    refusal("--driver", "limited", "--set", "memory_bytes=4000000", status=1, words=("--no-fit-check",))
 
 
 def test_a_device_that_says_nothing_of_its_memory_is_judged_by_its_profile(hostile_bundle: Bundle) -> None:
