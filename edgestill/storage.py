@@ -7,6 +7,8 @@ moment leaves either nothing or the finished thing under the final name.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import mmap
@@ -72,27 +74,50 @@ def whole_folder(final: Path) -> Iterator[Path]:
     """Yield a fresh temporary sibling of ``final``; rename it to ``final`` when the block ends well.
 
     An exception (Ctrl-C too) removes the sibling. What an earlier kill left beside ``final`` is
-    removed first. An existing ``final`` is replaced only after the new folder is whole.
-    Raises DiskFullError when there is no room.
+    removed first, but not what a living process writes there: of two at once the later one's result stays.
+    An existing ``final`` is replaced only after the new folder is whole. Raises DiskFullError when there is no room.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep_partial(final)
-    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    with disk_errors(f"writing {final}"):
+        partial, held = _own_folder(final)
     try:
         with disk_errors(f"writing {final}"):
-            partial.mkdir()
             yield partial
             _sync_tree(partial)
-            if final.exists():
-                old = final.with_name(f".{final.name}.old{PARTIAL_SUFFIX}")
-                remove(old)
-                final.rename(old)
-                partial.rename(final)
-                remove(old)
-            else:
-                partial.rename(final)
+            _put_in_place(partial, final)
     finally:
         remove(partial)
+        os.close(held)
+
+
+def _own_folder(final: Path) -> tuple[Path, int]:
+    """Make a temporary sibling that no sweep removes while the descriptor, also returned, is open."""
+    while True:
+        partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+        partial.mkdir()
+        # A sweep may come between the two, and take the new folder for one that was left behind.
+        with contextlib.suppress(OSError):
+            held = os.open(partial, os.O_RDONLY)
+            if _lock(held) and partial.exists():
+                return partial, held
+            os.close(held)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    while True:
+        old = final.with_name(f".{final.name}.old{PARTIAL_SUFFIX}")
+        try:
+            if final.exists():
+                remove(old)
+                final.rename(old)
+            partial.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT) or not partial.exists():
+                raise
+            continue  # another process came between
+        remove(old)
+        return
 
 
 @contextlib.contextmanager
@@ -123,14 +148,36 @@ def write_json(path: Path, value: object) -> None:
 def sweep_partial(final: Path) -> None:
     """Remove temporary siblings of ``final`` that a killed run left behind.
 
-    A kill between the two renames of a replacement left the earlier result as ``.old``: it goes back.
+    A kill between the two renames of a replacement left the earlier result as ``.old``: it goes back. What a living
+    process writes (see :func:`whole_folder`) stays.
     """
     old = final.with_name(f".{final.name}.old{PARTIAL_SUFFIX}")
     if old.exists() and not final.exists():
         old.rename(final)
     if final.parent.is_dir():
         for left in final.parent.glob(f".{final.name}.*{PARTIAL_SUFFIX}"):
-            remove(left)
+            with contextlib.suppress(FileNotFoundError):
+                _remove_unlocked(left)
+
+
+def _remove_unlocked(path: Path) -> None:
+    held = os.open(path, os.O_RDONLY)
+    try:
+        if _lock(held):
+            remove(path)
+    finally:
+        os.close(held)
+
+
+def _lock(descriptor: int) -> bool:
+    """Return whether this process has it now; where the file system has no locks, it has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -40,6 +40,17 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["made"]
 
 
+def test_of_two_that_write_at_once_neither_removes_what_the_other_writes(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "made") as first:
+        (first / "a").write_text("first")
+        with whole_folder(tmp_path / "made") as second:
+            (second / "a").write_text("second")
+        assert (first / "a").read_text() == "first"
+        assert (tmp_path / "made" / "a").read_text() == "second"
+    assert (tmp_path / "made" / "a").read_text() == "first"
+    assert names(tmp_path) == ["made"]
+
+
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / ".made.old.partial").mkdir()
     (tmp_path / ".made.old.partial" / "a").write_text("old")
