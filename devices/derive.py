@@ -6,6 +6,9 @@ than the larger taken: kernels for few bits keep neither memory nor arithmetic w
 would lie in the last cache is taken to be read at the rate that was measured for as much as half of it, else at the
 memory's: a machine that is shared has less of a cache than it says.
 
+Where the profile has llama.cpp's own products, measured over as much as such a model has, a GGUF file's weights take
+the time that those say, and no roofline is needed for them.
+
 What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
 thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
 estimated, and its error said to be larger. A derived figure's ``ci95`` is its stated error: of ten such intervals nine
@@ -23,11 +26,14 @@ from typing import Final
 from edgestill.devices.model_facts import ModelFacts
 from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileFigure
 from edgestill.figure import Figure
+from edgestill.runtime.gguf_header import TENSOR_BLOCKS
+from edgestill.runtime.products import ProductWeights
 
 _CLOCK_MHZ: Final = 2600.0
 """The clock at which the engines' own costs were measured; they grow as another is slower."""
 _UNSTATED: Final = 0.3
 """The error of a profile's figure that doesn't state one."""
+_PRODUCTS_ERROR: Final = 0.4
 _MODEL_ERROR: Final = 0.6
 """On an AMD processor with AVX-512, by which the shares below were set, nine of ten rates lay within 0.4. On an Intel
 one 36 of 36 of models of 15 and 60 million parameters lay within this, but of 135 million 10 of 18: llama.cpp read
@@ -114,16 +120,48 @@ def derive_decode(
     if bandwidth is None or rate is None:
         return _lacking(profile, threads, bandwidth)
     share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
-    factor, factor_error = _integer(facts, profile)
-    arithmetic = math.hypot(_error(rate), factor_error)
-    terms = [
-        Term("memory", (weights + cached) / bandwidth.value, _error(bandwidth)),
-        Term("arithmetic", facts.decode_operations / (rate.value * share.decode * factor), arithmetic),
+    products = _products(facts, profile, threads, weights + cached)
+    if products is not None:
+        terms = [products, Term("KV cache", cached / bandwidth.value, _error(bandwidth))]
+    else:
+        factor, factor_error = _integer(facts, profile)
+        arithmetic = math.hypot(_error(rate), factor_error)
+        terms = [
+            Term("memory", (weights + cached) / bandwidth.value, _error(bandwidth)),
+            Term("arithmetic", facts.decode_operations / (rate.value * share.decode * factor), arithmetic),
+        ]
+    terms += [
         Term("attention", facts.pair_operations * positions / (rate.value * attention.decode), _error(rate)),
         Term("engine", (cost.token + cost.layer * facts.layers) * _slower(profile), _cost_error(profile)),
     ]
     of_time = _throttled(threads, quota)
-    return _rate(terms, _MODEL_ERROR, of_time if of_time == 1 else of_time * _HELD, profile, bandwidth, rate)
+    share_of_time = of_time if of_time == 1 else of_time * _HELD
+    if products is not None:
+        how = "llama.cpp's products and a roofline"
+        return _rate(terms, _PRODUCTS_ERROR, share_of_time, profile, bandwidth, rate, how=how)
+    return _rate(terms, _MODEL_ERROR, share_of_time, profile, bandwidth, rate)
+
+
+def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: float) -> Term | None:
+    """Return the time of a GGUF file's products, from llama.cpp's own as the profile has them; None where it hasn't."""
+    if facts.kind != "gguf" or facts.head is None:
+        return None
+    counted, seconds, error = 0, 0.0, 0.0
+    for weights in (*facts.weights, facts.head):
+        rate = profile.product_rate(_nearest(weights.type), threads, read_bytes)
+        if rate is None:
+            return None
+        counted += weights.products
+        seconds += weights.products / rate.value
+        error = max(error, _error(rate))
+    return Term("products", seconds * facts.weight_bytes / counted, error)
+
+
+def _nearest(kind: int) -> ProductWeights:
+    """Return the measured weights of as many bits as ggml's type, or the next."""
+    weights, block = TENSOR_BLOCKS.get(kind, (1, 1))
+    bits = 8 * block / weights
+    return "q4_0" if bits < 6 else "q8_0" if bits < 12 else "f16" if bits < 24 else "f32"
 
 
 def derive_prefill(
@@ -177,7 +215,12 @@ def ttft(prefill: Figure, decode: Figure, prompt_tokens: int) -> Figure:
 
 
 def _rate(
-    terms: list[Term], model_error: float, share_of_time: float, profile: Profile, *used: ProfileFigure
+    terms: list[Term],
+    model_error: float,
+    share_of_time: float,
+    profile: Profile,
+    *used: ProfileFigure,
+    how: str = "roofline",
 ) -> Figure:
     total = sum(term.seconds for term in terms)
     error = math.sqrt(model_error**2 + sum((term.seconds / total * term.error) ** 2 for term in terms))
@@ -191,7 +234,7 @@ def _rate(
         n=1,
         ci95=(value / (1 + error), value * (1 + error)),
         basis="derived",
-        source=f"roofline on {worst} figures of {profile.name}: {parts} a token{held}; stated error {error:.0%}",
+        source=f"{how} on {worst} figures of {profile.name}: {parts} a token{held}; stated error {error:.0%}",
     )
 
 

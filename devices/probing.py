@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from edgestill.devices.contract import Driver, DriverError, Job, Probe
-from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileCluster, ProfileFigure
+from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileCluster, ProfileFigure, ProfileProduct
 from edgestill.devices.profile_here import SPREAD, profile_here
 from edgestill.devices.registry import LOCAL
+from edgestill.runtime.products import ProductWeights
 
 SCHEMA: Final = "edgestill.probe/1"
 PROBE_SECONDS: Final = 120.0
@@ -41,7 +42,7 @@ def profile_of(driver: Driver, probe: Probe) -> Probed:
     clusters = tuple(
         ProfileCluster(count=one.count, name=one.name or "core", max_mhz=one.max_mhz) for one in probe.clusters
     )
-    rates, notes = _measured(driver, probe)
+    rates, products, notes = _measured(driver, probe)
     profile = Profile(
         name=driver.name,
         title=probe.model or driver.name,
@@ -54,25 +55,30 @@ def profile_of(driver: Driver, probe: Probe) -> Probed:
         free_ram_bytes=_said(probe.free_ram_bytes, "/proc/meminfo, MemAvailable"),
         free_disk_bytes=_said(probe.free_disk_bytes, "df of our folder"),
     )
-    return Probed(profile.model_copy(update=rates), notes)
+    return Probed(profile.model_copy(update={**rates, "products": products}), notes)
 
 
-def _measured(driver: Driver, probe: Probe) -> tuple[dict[str, ProfileFigure], tuple[str, ...]]:
-    """Return the rates of a device as its runner measures them, and why there are none."""
+_Measured = tuple[dict[str, ProfileFigure], tuple[ProfileProduct, ...], tuple[str, ...]]
+
+
+def _measured(driver: Driver, probe: Probe) -> _Measured:
+    """Return the rates and products of a device as its runner measures them, and why there are none."""
     without = f"{driver.name}: read bandwidth and rates aren't measured"
     if not probe.latency:
-        return {}, (f"{without}: its times mean nothing",)
+        return {}, (), (f"{without}: its times mean nothing",)
     if not driver.uses_runner:
-        return {}, (f"{without}: {driver.kind} has no program for it",)
+        return {}, (), (f"{without}: {driver.kind} has no program for it",)
     try:
         result = driver.run(Job("probe"), timeout_seconds=PROBE_SECONDS)
     except DriverError as error:
-        return {}, (f"{without}: {str(error).removeprefix(f'{driver.name}: ')}",)
+        return {}, (), (f"{without}: {str(error).removeprefix(f'{driver.name}: ')}",)
     document = result.document
     if document is None or document.get("schema") != SCHEMA:
-        return {}, (f"{without}: its runner answers in no {SCHEMA}; edgestill deploy brings one of this version",)
+        return {}, (), (f"{without}: its runner answers in no {SCHEMA}; edgestill deploy brings one of this version",)
     rates = rates_of(document)
-    return rates, () if rates else (f"{without}: {json.dumps(document)[:200]} holds none",)
+    if not rates:
+        return {}, (), (f"{without}: {json.dumps(document)[:200]} holds none",)
+    return rates, products_of(document), ()
 
 
 def rates_of(document: Mapping[str, object]) -> dict[str, ProfileFigure]:
@@ -90,6 +96,21 @@ def rates_of(document: Mapping[str, object]) -> dict[str, ProfileFigure]:
         if measured:
             found[of_all] = _figure(*max(measured, key=lambda one: one[1]))
     return found
+
+
+def products_of(document: Mapping[str, object]) -> tuple[ProfileProduct, ...]:
+    """Return the products in the runner's document; what isn't one is left out."""
+    rows = document.get("products")
+    found = []
+    for row in rows if isinstance(rows, list) else ():
+        threads, said = _row(row)
+        rate, size = _positive(said.get("bytes_per_second")), _positive(said.get("read_bytes"))
+        if rate is None or size is None or said.get("weights") not in get_args(ProductWeights):
+            continue
+        figure = _figure(threads, rate)
+        of = {"weights": said["weights"], "threads": threads, "read_bytes": size}
+        found.append(ProfileProduct.model_validate({**figure.model_dump(), **of}))
+    return tuple(found)
 
 
 def _row(row: object) -> tuple[int, Mapping[str, Any]]:

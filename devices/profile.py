@@ -35,6 +35,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from edgestill.errors import InputError
 from edgestill.figure import Basis, Record
+from edgestill.runtime.products import ProductWeights
 from edgestill.storage import write_text
 
 if sys.version_info >= (3, 11):
@@ -69,6 +70,17 @@ class ProfileCluster(Record):
     max_mhz: float | None = Field(default=None, gt=0)
 
 
+class ProfileProduct(ProfileFigure):
+    """Bytes of ``weights`` a second that ``threads`` threads multiply by a vector, by llama.cpp's own products.
+
+    ``read_bytes`` is how many are read in turn: what fits a cache is faster.
+    """
+
+    weights: ProductWeights
+    threads: int = Field(ge=1)
+    read_bytes: float = Field(gt=0, allow_inf_nan=False)
+
+
 class Profile(Record):
     """A kind of device. Sizes are bytes, rates bytes or operations a second; a multiplication and an addition are two.
 
@@ -101,6 +113,7 @@ class Profile(Record):
     int8_ops_one_core_per_second: ProfileFigure | None = None
     free_disk_bytes: ProfileFigure | None = None
     disk_read_bytes_per_second: ProfileFigure | None = None
+    products: tuple[ProfileProduct, ...] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> Profile:
@@ -150,6 +163,29 @@ class Profile(Record):
     def float32_rate(self, threads: int) -> ProfileFigure | None:
         """Return how many float32 operations a second so many threads do together."""
         return _of_threads(threads, self.cores, self.float32_ops_one_core_per_second, self.float32_ops_per_second)
+
+    def product_rate(self, weights: ProductWeights, threads: int, read_bytes: float) -> ProfileFigure | None:
+        """Return the bytes of weights a second that so many threads multiply, of ``read_bytes`` read over and over.
+
+        Between two measured sizes it goes with the size's logarithm from one to the other, beyond them it stays.
+        """
+        known = sorted((one for one in self.products if one.weights == weights), key=lambda one: one.read_bytes)
+        sizes = sorted({one.read_bytes for one in known})
+        rates = {}
+        for size in sizes:
+            of_size = {one.threads: one for one in known if one.read_bytes == size}
+            rate = _of_threads(threads, self.cores, of_size.get(1), of_size.get(self.cores))
+            if rate is not None:
+                rates[size] = rate
+        if not rates:
+            return None
+        below = max((size for size in rates if size <= read_bytes), default=min(rates))
+        above = min((size for size in rates if size > read_bytes), default=max(rates))
+        if below >= above:
+            return rates[above]
+        share = math.log(read_bytes / below) / math.log(above / below)
+        value = rates[below].value ** (1 - share) * rates[above].value ** share
+        return rates[below].model_copy(update={"value": value})
 
 
 def _of_threads(
@@ -256,11 +292,16 @@ def profile_toml(profile: Profile) -> str:
         lines.append(f"    {{ count = {cluster.count}, name = {_text(cluster.name)}{clock} }},")
     lines.append("]")
     for key, figure in profile.figures().items():
-        lines += ["", f"[{key}]", f"value = {_number(figure.value)}", f"basis = {_text(figure.basis)}"]
-        lines.append(f"source = {_text(figure.source)}")
-        if figure.error is not None:
-            lines.append(f"error = {_number(figure.error)}")
+        lines += ["", f"[{key}]", *_figure_lines(figure)]
+    for product in profile.products:
+        lines += ["", "[[products]]", f"weights = {_text(product.weights)}", f"threads = {product.threads}"]
+        lines += [f"read_bytes = {_number(product.read_bytes)}", *_figure_lines(product)]
     return "\n".join(lines) + "\n"
+
+
+def _figure_lines(figure: ProfileFigure) -> list[str]:
+    lines = [f"value = {_number(figure.value)}", f"basis = {_text(figure.basis)}", f"source = {_text(figure.source)}"]
+    return lines if figure.error is None else [*lines, f"error = {_number(figure.error)}"]
 
 
 def write_profile(profile: Profile, path: Path) -> None:

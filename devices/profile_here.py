@@ -6,12 +6,13 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgestill.devices.profile import SCHEMA, Profile, ProfileCluster, ProfileFigure
+from edgestill.devices.profile import SCHEMA, Profile, ProfileCluster, ProfileFigure, ProfileProduct
 from edgestill.figure import Figure
 from edgestill.runtime.arithmetic import float32_rate
 from edgestill.runtime.bandwidth import last_level_cache, read_bandwidth
 from edgestill.runtime.engines import available_cpus
 from edgestill.runtime.environment import describe_environment, usable_memory
+from edgestill.runtime.products import Product, measure_products
 
 _MOST_CACHED = 64 << 20
 """How much is read at most to measure a cache: as large a one is shared by more than this process."""
@@ -20,9 +21,9 @@ SPREAD = 0.1
 
 
 def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) -> Profile:
-    """Measure this machine's read bandwidth and float32 rate, of one core and of all that this process may use.
+    """Measure this machine's read bandwidth, float32 rate and llama.cpp's products, by one core and by all it may use.
 
-    It takes a few seconds. What can't be measured is left out.
+    It takes some twenty seconds. What can't be measured is left out.
     """
     environment = describe_environment()
     cores = available_cpus()
@@ -33,6 +34,7 @@ def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) 
     held = min((cache or 0) // 2, _MOST_CACHED)
     cached = [read_bandwidth(threads, usable_memory(), cache, held) for threads in counts if held]
     rates = [float32_rate(threads) for threads in counts]
+    products, _ = measure_products(counts, usable_memory())
     clock = max(environment.clock_mhz, default=None)
     figures: dict[str, ProfileFigure | None] = {
         "ram_bytes": _said(environment.memory_bytes, "the system's own word"),
@@ -56,6 +58,7 @@ def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) 
             "isa_features": environment.features or (),
             "source": "what the system says of itself",
             "clusters": (ProfileCluster(count=cores, name=environment.cpu, max_mhz=clock or None),),
+            "products": tuple(map(_product, products)),
             **{key: figure for key, figure in figures.items() if figure is not None},
         }
     )
@@ -68,6 +71,18 @@ def _measured(figures: Sequence[Figure]) -> ProfileFigure | None:
         return None
     best = max(known, key=lambda figure: figure.value or 0.0)
     return ProfileFigure(value=best.value or 0.0, basis="measured", source=best.source, error=SPREAD)
+
+
+def _product(product: Product) -> ProfileProduct:
+    return ProfileProduct(
+        value=product.bytes_per_second,
+        basis="measured",
+        source="llama.cpp's products, median of at least three passes",
+        error=SPREAD,
+        weights=product.weights,
+        threads=product.threads,
+        read_bytes=product.read_bytes,
+    )
 
 
 def _said(value: int | None, source: str) -> ProfileFigure | None:

@@ -6,9 +6,10 @@
 Both programs are built from the source of the installed llama-cpp-python and linked to its libraries, as the library of
 ``edgestill runner build --installed-llama`` is: all run the same kernels. Printed are
 
-- by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, and decoding 64 after one (with greedy sampling),
-  both as ``es_bench`` measures them; and 64 tokens of an answer through Python's binding, with its text and all that
-  Python does for it;
+- by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 after
+  one, with greedy sampling, as ``es_statistics`` times the tokens; and 64 tokens of an answer through Python's binding,
+  with its text and all that Python does for it. Each follows a short warm-up, as in llama-bench: under a virtual
+  machine a core that rested is faster for a second, and a longer warm-up would use that up;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
@@ -59,22 +60,23 @@ def serve(library: Path, model: Path, threads: int) -> None:
     def measured(prompt_tokens: int, new_tokens: int) -> BenchRecord:
         return BenchDocument.model_validate(session.bench(prompt_tokens, new_tokens, 1)).results[0]
 
-    def answer() -> float:
+    def answer(whole: bool) -> float:
         session.generate(first, warm_up)  # as llama-bench does, too
         session.reset()
         begun = time.perf_counter()
         session.generate(first, options)
-        whole = time.perf_counter() - begun
-        return peers.NEW / (whole - session.statistics()["ttft_seconds"])
+        seconds = time.perf_counter() - begun
+        said = session.statistics()
+        return peers.NEW / (seconds - said["ttft_seconds"] if whole else sum(said["token_seconds"]))
 
     for line in sys.stdin:
         time.sleep(peers.REST)
         if line.strip() == "engine_prefill":
             rate = measured(peers.PROMPT, 2).prefill_tokens_per_second.value
         elif line.strip() == "engine_decode":
-            rate = measured(1, peers.NEW + 1).decode_tokens_per_second.value
+            rate = answer(whole=False)
         else:
-            rate = answer()
+            rate = answer(whole=True)
         print(rate, flush=True)
 
 

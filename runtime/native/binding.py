@@ -24,7 +24,7 @@ from edgestill.errors import (
 )
 from edgestill.runtime.generation import GenerationOptions
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 _CANCELLED: Final = 8
 _ROOM: Final = 10
 _ERRORS: Final[dict[int, type[EdgestillError]]] = {

@@ -7,9 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgestill.devices.derive import derive_decode, derive_prefill, ttft
-from edgestill.devices.profile import find_profile, shipped_profiles
+from edgestill.devices.profile import Profile, find_profile, shipped_profiles
 from edgestill.figure import Figure
 from tests.devices.made_up import made_up_facts, made_up_profile
+
+
+def with_products(profile: Profile, *products: tuple[str, list[tuple[int, float, float]]]) -> Profile:
+    """Return the profile with products: of each kind of weights (threads, bytes read, bytes a second)."""
+    rows = [
+        {"weights": weights, "threads": threads, "read_bytes": size, "value": rate, "error": 0.1}
+        | {"basis": "measured", "source": "made up"}
+        for weights, known in products
+        for threads, size, rate in known
+    ]
+    return Profile.model_validate({**profile.model_dump(by_alias=True), "products": rows})
 
 
 def value(figure: Figure) -> float:
@@ -75,6 +86,35 @@ def test_a_cpu_quota_takes_its_share_of_the_rate() -> None:
     # Less than its share: threads that wait for each other use the quota up too.
     assert 0.6 * whole / 2 < half < whole / 2
     assert plenty == whole
+
+
+def test_measured_products_say_what_weights_take() -> None:
+    facts = made_up_facts(megabytes=1000, kv_values=0, layers=0, weight_bytes=1_100_000_000)
+    q4_0, f16 = ((weights, [(1, 1e9, 2e9), (4, 1e9, speed)]) for weights, speed in (("q4_0", 4e9), ("f16", 10e9)))
+    profile = with_products(
+        made_up_profile(float32_ops_per_second=1e18, float32_ops_one_core_per_second=1e18), q4_0, f16
+    )
+    figure = derive_decode(facts, profile, threads=4, positions=1)
+    # 1,000 MB of q4_0 and a head of 100 MB of f16, and what an engine needs for a token.
+    assert 1 / value(figure) == pytest.approx(1 / 4 + 0.1 / 10 + 80e-6 * 1.3, rel=1e-4)
+    assert "llama.cpp's products and a roofline on measured figures of board" in figure.source
+    one = value(derive_decode(facts, profile, threads=1, positions=1))
+    assert 1 / one == pytest.approx(1 / 2 + 0.1 / 2 + 80e-6 * 1.3, rel=1e-4)
+    # An ONNX file is another engine's, and of two threads or of f32 nothing is known.
+    for other in (made_up_facts(kind="onnx"), made_up_facts(type=0)):
+        assert "; roofline" not in derive_decode(other, profile, threads=4, positions=1).source
+        assert derive_decode(other, profile, threads=4, positions=1).source.startswith("roofline on")
+
+
+def test_products_lie_between_those_of_two_sizes() -> None:
+    profile = with_products(made_up_profile(), ("f16", [(1, 1e6, 8e9), (1, 1e8, 2e9), (4, 1e6, 2e10), (4, 1e8, 5e9)]))
+    sizes = (1, 1e6, 1e7, 1e8, 1e9)
+    rates = [rate.value for size in sizes if (rate := profile.product_rate("f16", 1, size)) is not None]
+    assert rates == pytest.approx([8e9, 8e9, 4e9, 2e9, 2e9])
+    two = profile.product_rate("f16", 2, 1)
+    assert two is not None
+    assert two.value == 16e9
+    assert profile.product_rate("q8_0", 1, 1) is None
 
 
 def test_figures_that_are_known_less_well_widen_the_interval() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgestill.devices.contract import Driver, Job
 from edgestill.devices.derive import derive_prefill
-from edgestill.devices.probing import profile_of, rates_of
+from edgestill.devices.probing import products_of, profile_of, rates_of
 from edgestill.devices.profile import load_profile, write_profile
 from edgestill.devices.registry import checked, make_driver
 from edgestill.devices.shell_job import arguments
@@ -21,7 +21,8 @@ from tests.devices.made_up import made_up_facts, made_up_profile
 
 ONE = {"threads": 1, "read_bytes_per_second": 8e9, "int8_ops_per_second": 9e10, "float32_ops_per_second": 5e10}
 ALL = {"threads": 4, "read_bytes_per_second": 2e10, "int8_ops_per_second": 3e11, "float32_ops_per_second": 1.5e11}
-DOCUMENT = {"schema": "edgestill.probe/1", "threads": [ONE, ALL], "kernels": "AVX2"}
+PRODUCT = {"weights": "q8_0", "threads": 1, "read_bytes": 16 << 20, "bytes_per_second": 4e9}
+DOCUMENT = {"schema": "edgestill.probe/1", "threads": [ONE, ALL], "kernels": "AVX2", "products": [PRODUCT]}
 
 RATES = {
     "read_bandwidth_one_core_bytes_per_second": 8e9,
@@ -58,6 +59,20 @@ def test_the_runners_rates_are_in_the_profile(tmp_path: Path) -> None:
     assert {key: figures[key].value for key in RATES} == RATES
     assert {figures[key].basis for key in RATES} == {"measured"}
     assert figures["int8_ops_per_second"].source == "edgestill-run probe, 4 threads"
+    (product,) = load_profile(tmp_path / "board.toml").products
+    assert (product.weights, product.threads, product.read_bytes, product.value) == ("q8_0", 1, 16 << 20, 4e9)
+    assert product.source == "edgestill-run probe, 1 thread"
+
+
+@pytest.mark.parametrize(
+    "products",
+    [
+        *(None, 1, [None], [{}]),
+        *([{**PRODUCT, **change}] for change in ({"weights": "q9"}, {"threads": 0}, {"read_bytes": -1})),
+    ],
+)
+def test_what_is_no_product_is_left_out(products: object) -> None:
+    assert products_of({"products": products}) == ()
 
 
 @pytest.mark.parametrize(

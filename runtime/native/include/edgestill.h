@@ -22,7 +22,7 @@ extern "C" {
 #define ES_API __attribute__((visibility("default")))
 #endif
 
-#define ES_ABI_VERSION 1
+#define ES_ABI_VERSION 2
 
 typedef enum es_status {
     ES_OK = 0,
@@ -128,8 +128,9 @@ ES_API es_status es_bench(es_session *session, int32_t prompt_tokens, int32_t ne
  * prompt differs by more. JSON: prompts, tokens, close_tokens (nearly), largest_gap (share of the height). */
 ES_API es_status es_selftest(es_session *session, es_on_text on_json, void *user);
 
-/* Measure this device: bytes a second that one core and all cores read from memory, and their int8 and float32
- * operations a second by the engine's own kernels; some seconds, and at most an eighth of the free memory. JSON. */
+/* Measure this device: bytes a second that one core and all cores read from memory, their int8 and float32 operations
+ * a second by the engine's own kernels, and bytes of weights that these multiply by a vector; some ten seconds, and
+ * at most an eighth of the free memory. JSON. */
 ES_API es_status es_probe(es_on_text on_json, void *user);
 
 #ifdef __cplusplus

@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -15,6 +14,7 @@
 #include "failure.h"
 #include "files.h"
 #include "gguf_header.h"
+#include "loading.h"
 
 namespace edgestill {
 
@@ -29,55 +29,6 @@ constexpr int32_t kLongestPiece = 256;
 constexpr int32_t kLeastPiece = 32;
 constexpr int64_t kMostOutputFloats = 1 << 22;
 constexpr uint64_t kBytesPerThread = 4u << 20;
-
-thread_local std::string first_error;
-
-void keep_first_error(ggml_log_level level, const char *text, void *) {
-    if (level != GGML_LOG_LEVEL_ERROR || !first_error.empty()) return;
-    first_error = text;
-    while (!first_error.empty() && first_error.back() == '\n') first_error.pop_back();
-}
-
-thread_local int loading = 0;
-
-// While a file is loaded on this thread, what llama.cpp asserts of it is an error of the file, not the process's end:
-// the exception unwinds through its frames. Elsewhere an assertion stays one.
-//
-// What llama.cpp logs is one for a process. A library that has llama.cpp in it keeps it to itself; one that shares the
-// host's takes it while it loads and frees, and gives it back.
-class Loading {
-public:
-    Loading() {
-        ++loading;
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (loads_++ == 0) {
-            llama_log_get(&callback_, &user_);
-            llama_log_set(keep_first_error, nullptr);
-        }
-    }
-    ~Loading() {
-        --loading;
-        const std::lock_guard<std::mutex> lock(mutex_);
-#ifndef ES_OWN_LLAMA
-        if (--loads_ == 0) llama_log_set(callback_, user_);
-#endif
-    }
-    Loading(const Loading &) = delete;
-    Loading &operator=(const Loading &) = delete;
-
-private:
-    static inline std::mutex mutex_;
-    static inline int loads_ = 0;
-    static inline ggml_log_callback callback_ = nullptr;
-    static inline void *user_ = nullptr;
-};
-
-void on_abort(const char *message) {
-    if (loading != 0) throw std::runtime_error(message);
-    std::fprintf(stderr, "%s\n", message);
-}
-
-std::string reason() { return first_error.empty() ? "it gives no reason" : first_error; }
 
 int32_t usual_threads(uint64_t bytes) {
     const uint64_t cores = std::max(1u, std::thread::hardware_concurrency());
@@ -109,15 +60,6 @@ int32_t longest_piece(int64_t heads, int32_t context) {
 }
 
 }  // namespace
-
-void start_llama() {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        ggml_set_abort_callback(on_abort);
-        llama_backend_init();
-    });
-    first_error.clear();
-}
 
 Model::Model(const std::string &path, const es_options &options) : path_(path) {
     if (options.threads < 0 || options.context_length < 0) {
@@ -260,7 +202,7 @@ const float *Model::append(const int32_t *ids, size_t count, const std::function
 }
 
 void Model::decode(const int32_t *ids, int32_t count, bool wanted) {
-    first_error.clear();
+    forget_reason();
     // llama.cpp takes the ids by a pointer to what it doesn't change.
     llama_batch batch = llama_batch_get_one(const_cast<int32_t *>(ids), count);
     if (!wanted) batch.logits = unwanted_.data();
@@ -324,7 +266,7 @@ std::vector<uint8_t> Model::save_state() const {
 
 void Model::restore_state(const uint8_t *state, size_t size, int32_t tokens) {
     rewind(0);
-    first_error.clear();
+    forget_reason();
     const size_t taken = llama_state_seq_set_data(context_.get(), state, size, 0);
     position_ = llama_memory_seq_pos_max(llama_get_memory(context_.get()), 0) + 1;
     if (taken == size && position_ == tokens) return;

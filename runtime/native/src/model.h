@@ -15,9 +15,6 @@
 
 namespace edgestill {
 
-// What llama.cpp wants before anything else of it; its first error is forgotten.
-void start_llama();
-
 class Model {
 public:
     // Throws Failure with llama.cpp's own reason.

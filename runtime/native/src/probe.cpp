@@ -17,7 +17,8 @@
 #include <nlohmann/json.hpp>
 
 #include "environment.h"
-#include "model.h"
+#include "loading.h"
+#include "products.h"
 
 namespace edgestill {
 
@@ -65,6 +66,12 @@ uint64_t sum_of(const uint64_t *from, size_t count) {
     return sums[0] + sums[1] + sums[2] + sums[3];
 }
 
+// As much of the memory as may be taken: an eighth of what is free.
+size_t most_bytes() {
+    const json free = kilobytes_of("/proc/meminfo", "MemAvailable");
+    return free.is_null() ? SIZE_MAX : static_cast<size_t>(free.get<uint64_t>() / 8);
+}
+
 // As much as no cache holds: beyond four times the last one size makes no difference any more.
 size_t bytes_to_read() {
     size_t cache = 0;
@@ -74,10 +81,7 @@ size_t bytes_to_read() {
         char unit = 0;
         if (file >> value >> unit) cache = std::max(cache, value << (unit == 'M' ? 20 : unit == 'K' ? 10 : 0));
     }
-    const size_t wanted = std::max(kLeastRead, 4 * cache);
-    const json free = kilobytes_of("/proc/meminfo", "MemAvailable");
-    if (free.is_null()) return wanted;
-    return std::max(kLeastOfAll, std::min<size_t>(wanted, static_cast<size_t>(free.get<uint64_t>() / 8)));
+    return std::max(kLeastOfAll, std::min(std::max(kLeastRead, 4 * cache), most_bytes()));
 }
 
 // Threads that are waited for however the block ends.
@@ -135,22 +139,36 @@ double product_rate(ggml_type type, int threads) {
 }  // namespace
 
 std::string probe_json() {
+    const Loading quiet;
     start_llama();
     const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
-    // Ones, written: pages that nobody wrote are all the same one.
-    const std::vector<uint64_t> memory(bytes_to_read() / sizeof(uint64_t), 1);
+    std::vector<int> counts = {1};
+    if (cores > 1) counts.push_back(static_cast<int>(cores));
     json rows = json::array();
-    for (unsigned threads = 1; threads <= cores; threads = threads == cores ? cores + 1 : cores) {
-        rows.push_back({{"threads", threads},
-                        {"read_bytes_per_second", read_rate(memory, threads)},
-                        {"int8_ops_per_second", product_rate(GGML_TYPE_Q8_0, static_cast<int>(threads))},
-                        {"float32_ops_per_second", product_rate(GGML_TYPE_F32, static_cast<int>(threads))}});
+    const size_t read_bytes = bytes_to_read();
+    {
+        // Ones, written: pages that nobody wrote are all the same one.
+        const std::vector<uint64_t> memory(read_bytes / sizeof(uint64_t), 1);
+        for (const int threads : counts) {
+            rows.push_back({{"threads", threads},
+                            {"read_bytes_per_second", read_rate(memory, static_cast<unsigned>(threads))},
+                            {"int8_ops_per_second", product_rate(GGML_TYPE_Q8_0, threads)},
+                            {"float32_ops_per_second", product_rate(GGML_TYPE_F32, threads)}});
+        }
+    }
+    json products = json::array();
+    for (const Product &one : measure_products(counts, most_bytes())) {
+        products.push_back({{"weights", one.weights},
+                            {"threads", one.threads},
+                            {"read_bytes", one.read_bytes},
+                            {"bytes_per_second", one.bytes_per_second}});
     }
     const json document = {{"schema", "edgestill.probe/1"},
                            {"environment", environment_json()},
-                           {"read_bytes", memory.size() * sizeof(uint64_t)},
+                           {"read_bytes", read_bytes / sizeof(uint64_t) * sizeof(uint64_t)},
                            {"kernels", llama_print_system_info()},
-                           {"threads", rows}};
+                           {"threads", rows},
+                           {"products", products}};
     return document.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

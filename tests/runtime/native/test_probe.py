@@ -6,11 +6,13 @@ import json
 import os
 import resource
 import subprocess
+from typing import get_args
 
 import pytest
 
 from edgestill.runtime.native.binding import NativeLibrary
 from edgestill.runtime.native.build import NativeBuild
+from edgestill.runtime.products import SIZES, ProductWeights
 
 RATES = {"read_bytes_per_second", "int8_ops_per_second", "float32_ops_per_second"}
 
@@ -18,6 +20,7 @@ RATES = {"read_bytes_per_second", "int8_ops_per_second", "float32_ops_per_second
 def test_the_program_prints_one_line(built: NativeBuild) -> None:
     assert built.program is not None
     done = subprocess.run([built.program, "probe"], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
     assert done.stdout.count("\n") == 1
     document = json.loads(done.stdout)
     assert next(iter(document.items())) == ("schema", "edgestill.probe/1")
@@ -27,6 +30,13 @@ def test_the_program_prints_one_line(built: NativeBuild) -> None:
     for row in document["threads"]:
         assert all(row[name] > 0 for name in RATES)
     assert document["read_bytes"] >= 1 << 20
+    assert {product["weights"] for product in document["products"]} == set(get_args(ProductWeights))
+    for product in document["products"]:
+        assert product["threads"] in counts
+        assert product["read_bytes"] == pytest.approx(
+            min(SIZES, key=lambda size: abs(size - product["read_bytes"])), 0.1
+        )
+        assert product["bytes_per_second"] > 0
 
 
 def test_the_library_says_the_same_of_the_device(built: NativeBuild) -> None:

@@ -161,7 +161,7 @@ class Edgestill private constructor(private var handle: Long) : AutoCloseable {
 
     companion object {
         /** The version of edgestill.h that this class was written for. */
-        const val ABI_VERSION = 1
+        const val ABI_VERSION = 2
         private const val CANCEL_AGAIN_MS = 20L
 
         /**
