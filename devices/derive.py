@@ -34,16 +34,19 @@ _CLOCK_MHZ: Final = 2600.0
 _UNSTATED: Final = 0.3
 """The error of a profile's figure that doesn't state one."""
 _PRODUCTS_ERROR: Final = 0.4
+"""With llama.cpp's own products measured; set on an Intel processor by models of 15 and 135 million parameters."""
 _MODEL_ERROR: Final = 0.6
 """On an AMD processor with AVX-512, by which the shares below were set, nine of ten rates lay within 0.4. On an Intel
-one 36 of 36 of models of 15 and 60 million parameters lay within this, but of 135 million 10 of 18: llama.cpp read
-them at a third to a half of the rate that a plain reader had then (2.3 times off at most). To be measured by its own
-products, over more than a cache holds.
+one 36 of 36 of models of 15 and 60 million parameters lay within this, but of 135 million in GGUF 1 of 9: llama.cpp
+read them at a third to a half of the rate that a plain reader had then. Hence the products.
 """
-_PROMPT_ERROR: Final = 0.45
+_PROMPT_ERROR: Final = 0.9
+"""The shares of a prompt are the middle of an AMD processor's and an Intel one's, whose BLAS is twice as far ahead of
+the engines' kernels.
+"""
 _HELD: Final = 0.77
-"""What is left of decoding's share under a CPU quota: threads that wait for each other at every product of a token use
-the quota up while they do. Set by 12 pairs of models of 15 and 135 million parameters, at half of two threads.
+"""What is left of the share of time under a CPU quota: threads that wait for each other at every product use the quota
+up while they do. Set by 12 pairs of models of 15 and 135 million parameters, at half of two threads.
 """
 _ESTIMATED_ERROR: Final = 0.5
 _COST_ERROR: Final = 0.6
@@ -58,30 +61,41 @@ class Share:
 
 
 _SHARES: Final[Mapping[tuple[str, str], Share]] = {
-    ("gguf", "int4"): Share(0.75, 1.05),
-    ("gguf", "int8"): Share(0.42, 0.82),
-    ("gguf", "f16"): Share(0.38, 0.64),
-    ("gguf", "f32"): Share(0.33, 0.64),
-    ("onnx", "int4"): Share(0.85, 1.2),
-    ("onnx", "int8"): Share(1.0, 1.4),
-    ("onnx", "f16"): Share(0.32, 0.9),
-    ("onnx", "f32"): Share(0.32, 0.95),
+    ("gguf", "int4"): Share(0.75, 0.8),
+    ("gguf", "int8"): Share(0.42, 0.62),
+    ("gguf", "f16"): Share(0.38, 0.48),
+    ("gguf", "f32"): Share(0.33, 0.48),
+    ("onnx", "int4"): Share(0.85, 0.9),
+    ("onnx", "int8"): Share(1.0, 1.05),
+    ("onnx", "f16"): Share(0.32, 0.68),
+    ("onnx", "f32"): Share(0.32, 0.72),
 }
-_MEASURED_BY_ENGINE: Final = _SHARES["gguf", "f32"].prompt
+_MEASURED_BY_ENGINE: Final = 0.64
 """What the runner's own float32 product, which is llama.cpp's, reaches of the rate that shares are of: a BLAS's."""
 _ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.12, 0.25), "onnx": Share(0.115, 0.6)}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that an engine takes for each token besides, and for each layer of it, and for a prompt's token."""
+    """Seconds that an engine takes besides: for each token, each layer of it, and for a prompt's token.
+
+    ``waiting`` is what a layer takes besides when threads wait for each other at its products.
+    """
 
     token: float
     layer: float
+    waiting: float
     prompt: float
 
+    def of_token(self, layers: int, threads: int) -> float:
+        """Return the seconds of a decoded token."""
+        return self.token + (self.layer + (self.waiting if threads > 1 else 0.0)) * layers
 
-_COSTS: Final[Mapping[str, Cost]] = {"gguf": Cost(80e-6, 15e-6, 100e-6), "onnx": Cost(40e-6, 8e-6, 12e-6)}
+
+_COSTS: Final[Mapping[str, Cost]] = {
+    "gguf": Cost(80e-6, 15e-6, 30e-6, 100e-6),
+    "onnx": Cost(40e-6, 8e-6, 30e-6, 12e-6),
+}
 
 _INTEGER: Final = (("avx512_vnni", 1.0, 0.0), ("i8mm", 3.0, 0.5), ("dotprod", 2.0, 0.5), ("avx2", 1.0, 0.5))
 """How much faster or slower products of few bits are beside float32 than there, the first that a device has, and the
@@ -132,10 +146,9 @@ def derive_decode(
         ]
     terms += [
         Term("attention", facts.pair_operations * positions / (rate.value * attention.decode), _error(rate)),
-        Term("engine", (cost.token + cost.layer * facts.layers) * _slower(profile), _cost_error(profile)),
+        Term("engine", cost.of_token(facts.layers, threads) * _slower(profile), _cost_error(profile)),
     ]
-    of_time = _throttled(threads, quota)
-    share_of_time = of_time if of_time == 1 else of_time * _HELD
+    share_of_time = _share_of_time(threads, quota)
     if products is not None:
         how = "llama.cpp's products and a roofline"
         return _rate(terms, _PRODUCTS_ERROR, share_of_time, profile, bandwidth, rate, how=how)
@@ -189,7 +202,7 @@ def derive_prefill(
         Term("attention", pairs / (rate.value * attention.prompt), _error(rate)),
         Term("engine", cost.prompt * _slower(profile), _cost_error(profile)),
     ]
-    return _rate(terms, _PROMPT_ERROR, _throttled(threads, quota), profile, rate)
+    return _rate(terms, _PROMPT_ERROR, _share_of_time(threads, quota), profile, rate)
 
 
 def ttft(prefill: Figure, decode: Figure, prompt_tokens: int) -> Figure:
@@ -274,6 +287,6 @@ def _cost_error(profile: Profile) -> float:
     return _COST_ERROR if profile.isa != "x86_64" else 0.0
 
 
-def _throttled(threads: int, quota: float | None) -> float:
-    """Return the share of the time that threads run under a CPU quota, over many of its periods."""
-    return 1.0 if quota is None else min(1.0, quota / threads)
+def _share_of_time(threads: int, quota: float | None) -> float:
+    """Return the share of the time that threads get anything done in under a CPU quota, over many of its periods."""
+    return 1.0 if quota is None or quota >= threads else quota / threads * _HELD
