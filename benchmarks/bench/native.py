@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -55,12 +56,14 @@ def serve(library: Path, model: Path, threads: int) -> None:
     session = NativeLibrary(library).open(model, threads=threads, context_length=peers.CONTEXT)
     options = GenerationOptions(max_new_tokens=peers.NEW + 1, ignore_eos=True)
     warm_up = GenerationOptions(max_new_tokens=2, ignore_eos=True)
-    first = session.tokenize("")[:1] or [0]
+    draw = random.Random(0)
 
     def measured(prompt_tokens: int, new_tokens: int) -> BenchRecord:
         return BenchDocument.model_validate(session.bench(prompt_tokens, new_tokens, 1)).results[0]
 
     def answer(whole: bool) -> float:
+        # A token drawn as llama-bench draws its own, of which both vocabularies have 512.
+        first = [draw.randrange(512)]
         session.generate(first, warm_up)  # as llama-bench does, too
         session.reset()
         begun = time.perf_counter()
