@@ -160,7 +160,8 @@ def probe(
             from edgestill.devices.probing import profile_of
             from edgestill.devices.profile import write_profile
 
-            probed = profile_of(driver, found)
+            with console.open_progress(quiet=as_json) as progress, progress.task(f"measuring {name}, some 20 seconds"):
+                probed = profile_of(driver, found)
             write_profile(probed.profile, out)
             for note in probed.notes:
                 console.say(note)

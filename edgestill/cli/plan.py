@@ -78,7 +78,8 @@ def plan(
     if device == "local":
         from edgestill.devices.profile_here import profile_here
 
-        profile = profile_here()
+        with console.open_progress(quiet=as_json) as progress, progress.task("measuring this machine, some 20 seconds"):
+            profile = profile_here()
     else:
         profile = find_profile(device)
     document = make_plan(opened, profile, asked, _known(opened, device, profile.name, results))
