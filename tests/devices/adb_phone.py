@@ -27,6 +27,8 @@ TEMPORARY = "/data/local/tmp"
 SDK = "ro.build.version.sdk"
 CPUS = "/sys/devices/system/cpu"
 
+ENV = shutil.which("env") or "env"  # coreutils'
+
 # toybox's flock takes open files only: no path, no command, no time limit.
 FLOCK = """#!{sh}
 for given in "$@"; do
@@ -167,9 +169,12 @@ class Phone:
         return Path(self._mapped(path))
 
     def start(self, command: str, stderr: int) -> subprocess.Popen[bytes]:
-        """Start ``command`` as the phone's daemon does: by the shell, in a session of its own."""
+        """Start ``command`` as the phone's daemon does: by the shell, in a session of its own.
+
+        A hang-up ends it there even where the tests run under nohup, whose children ignore it.
+        """
         process = subprocess.Popen(
-            [self.shell, "-c", self._mapped(command)],
+            [ENV, "--default-signal=HUP", self.shell, "-c", self._mapped(command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
