@@ -74,7 +74,12 @@ def test_a_cut_in_the_middle_leaves_a_part_and_adb_does_not_tell(server: AdbServ
     device.faults.cut_after_bytes = 300_000
     done = adb(server, device, "shell", "cat > part", data=os.urandom(2_000_000))
     assert done.returncode == 0  # so the driver can't trust a 0
-    assert (device.phone.folder / "part").stat().st_size <= 300_000
+    part = device.phone.folder / "part"
+    until = time.monotonic() + 10
+    while not part.exists():  # the host hears of the cut before the shell has begun
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert part.stat().st_size <= 300_000
     server.connect(device)
     assert adb(server, device, "shell", "echo back").stdout == b"back\n"
 
