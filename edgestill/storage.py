@@ -79,29 +79,35 @@ def whole_folder(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep_partial(final)
-    with disk_errors(f"writing {final}"):
-        partial, held = _own_folder(final)
+    partial, held = _sibling(final), None
     try:
         with disk_errors(f"writing {final}"):
+            while (held := _make_held(partial)) is None:
+                partial = _sibling(final)
             yield partial
             _sync_tree(partial)
             _put_in_place(partial, final)
     finally:
         remove(partial)
-        os.close(held)
-
-
-def _own_folder(final: Path) -> tuple[Path, int]:
-    """Make a temporary sibling that no sweep removes while the descriptor, also returned, is open."""
-    while True:
-        partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
-        partial.mkdir()
-        # A sweep may come between the two, and take the new folder for one that was left behind.
-        with contextlib.suppress(OSError):
-            held = os.open(partial, os.O_RDONLY)
-            if _lock(held) and partial.exists():
-                return partial, held
+        if held is not None:
             os.close(held)
+
+
+def _sibling(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+
+
+def _make_held(partial: Path) -> int | None:
+    """Make a folder that no sweep removes while the returned descriptor is open; None where one came between."""
+    partial.mkdir()
+    try:
+        held = os.open(partial, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    if _lock(held) and partial.exists():
+        return held
+    os.close(held)
+    return None
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
