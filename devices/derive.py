@@ -7,7 +7,8 @@ would lie in the last cache is taken to be read at the rate that was measured fo
 memory's: a machine that is shared has less of a cache than it says.
 
 Where the profile has llama.cpp's own products, measured over as much as such a model has, a GGUF file's weights take
-the time that those say, and no roofline is needed for them.
+the time that those say, and no roofline is needed for them; those of types that weren't measured take that of as many
+bits, and are less sure.
 
 What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
 thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from edgestill.devices.model_facts import ModelFacts
+from edgestill.devices.model_facts import ModelFacts, Weights
 from edgestill.devices.profile import RUNNER_SOURCE, Profile, ProfileFigure
 from edgestill.figure import Figure
 from edgestill.runtime.gguf_header import TENSOR_BLOCKS
@@ -41,13 +42,16 @@ one 36 of 36 of models of 15 and 60 million parameters lay within this, but of 1
 read them at a third to a half of the rate that a plain reader had then. Hence the products.
 """
 _PROMPT_ERROR: Final = 0.9
-"""The shares of a prompt are the middle of an AMD processor's and an Intel one's, whose BLAS is twice as far ahead of
-the engines' kernels.
+"""The shares of a prompt are three quarters of an AMD processor's, by which an Intel one's prompts (15 and 135 million
+parameters, without a quota) came out 1.1 to 1.8 times too fast in GGUF and 1.2 to 2.3 in ONNX: its BLAS, which the
+float32 rate is of, is further ahead of the engines' kernels.
 """
 _HELD: Final = 0.77
 """What is left of the share of time under a CPU quota: threads that wait for each other at every product use the quota
 up while they do. Set by 12 pairs of models of 15 and 135 million parameters, at half of two threads.
 """
+_MEASURED_TYPES: Final = frozenset((0, 1, 2, 8))
+"""ggml's numbers of f32, f16, q4_0 and q8_0."""
 _ESTIMATED_ERROR: Final = 0.5
 _COST_ERROR: Final = 0.6
 
@@ -151,16 +155,17 @@ def derive_decode(
     share_of_time = _share_of_time(threads, quota)
     if products is not None:
         how = "llama.cpp's products and a roofline"
-        return _rate(terms, _PRODUCTS_ERROR, share_of_time, profile, bandwidth, rate, how=how)
+        model_error = _PRODUCTS_ERROR if _all_measured(facts) else _MODEL_ERROR
+        return _rate(terms, model_error, share_of_time, profile, bandwidth, rate, how=how)
     return _rate(terms, _MODEL_ERROR, share_of_time, profile, bandwidth, rate)
 
 
 def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: float) -> Term | None:
     """Return the time of a GGUF file's products, from llama.cpp's own as the profile has them; None where it hasn't."""
-    if facts.kind != "gguf" or facts.head is None:
+    if facts.kind != "gguf":
         return None
     counted, seconds, error = 0, 0.0, 0.0
-    for weights in (*facts.weights, facts.head):
+    for weights in _multiplied(facts):
         rate = profile.product_rate(_nearest(weights.type), threads, read_bytes)
         if rate is None:
             return None
@@ -168,6 +173,15 @@ def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: flo
         seconds += weights.products / rate.value
         error = max(error, _error(rate))
     return Term("products", seconds * facts.weight_bytes / counted, error)
+
+
+def _multiplied(facts: ModelFacts) -> tuple[Weights, ...]:
+    return facts.weights if facts.head is None else (*facts.weights, facts.head)
+
+
+def _all_measured(facts: ModelFacts) -> bool:
+    """Return whether each of the weights is of a type whose products are measured, and not only of about its bits."""
+    return all(weights.type in _MEASURED_TYPES for weights in _multiplied(facts))
 
 
 def _nearest(kind: int) -> ProductWeights:

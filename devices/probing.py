@@ -38,7 +38,9 @@ def profile_of(driver: Driver, probe: Probe) -> Probed:
     They are left out of a device whose times mean nothing, and where no runner is.
     """
     if driver.kind == LOCAL:
-        return Probed(profile_here(driver.name))
+        said: list[str] = []
+        here = profile_here(driver.name, note=said.append)
+        return Probed(here, tuple(said))
     clusters = tuple(
         ProfileCluster(count=one.count, name=one.name or "core", max_mhz=one.max_mhz) for one in probe.clusters
     )

@@ -174,7 +174,9 @@ class Profile(Record):
         rates = {}
         for size in sizes:
             of_size = {one.threads: one for one in known if one.read_bytes == size}
-            rate = _of_threads(threads, self.cores, of_size.get(1), of_size.get(self.cores))
+            most = max(of_size)
+            every = of_size[most] if most > 1 or self.cores == 1 else None
+            rate = _of_threads(threads, self.cores, of_size.get(1), every)
             if rate is not None:
                 rates[size] = rate
         if not rates:

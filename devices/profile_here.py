@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgestill.devices.profile import SCHEMA, Profile, ProfileCluster, ProfileFigure, ProfileProduct
@@ -20,10 +20,12 @@ SPREAD = 0.1
 """Relative error of a rate that is the best of a few passes: neighbours on a shared machine take their part."""
 
 
-def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) -> Profile:
+def profile_here(
+    name: str = "local", *, meminfo: Path = Path("/proc/meminfo"), note: Callable[[str], None] | None = None
+) -> Profile:
     """Measure this machine's read bandwidth, float32 rate and llama.cpp's products, by one core and by all it may use.
 
-    It takes some twenty seconds. What can't be measured is left out.
+    It takes some twenty seconds. What can't be measured is left out; ``note`` is told why llama.cpp's products are.
     """
     environment = describe_environment()
     cores = available_cpus()
@@ -34,7 +36,9 @@ def profile_here(name: str = "local", *, meminfo: Path = Path("/proc/meminfo")) 
     held = min((cache or 0) // 2, _MOST_CACHED)
     cached = [read_bandwidth(threads, usable_memory(), cache, held) for threads in counts if held]
     rates = [float32_rate(threads) for threads in counts]
-    products, _ = measure_products(counts, usable_memory())
+    products, why = measure_products(counts, usable_memory())
+    if why is not None and note is not None:
+        note(f"{name}: llama.cpp's products aren't measured, GGUF files' rates are less sure: {why}")
     clock = max(environment.clock_mhz, default=None)
     figures: dict[str, ProfileFigure | None] = {
         "ram_bytes": _said(environment.memory_bytes, "the system's own word"),

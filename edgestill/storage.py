@@ -162,12 +162,15 @@ def sweep_partial(final: Path) -> None:
         old.rename(final)
     if final.parent.is_dir():
         for left in final.parent.glob(f".{final.name}.*{PARTIAL_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):
-                _remove_unlocked(left)
+            _remove_unlocked(left)
 
 
 def _remove_unlocked(path: Path) -> None:
-    held = os.open(path, os.O_RDONLY)
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        remove(path)  # nobody who writes there could hold it
+        return
     try:
         if _lock(held):
             remove(path)

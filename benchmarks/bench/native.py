@@ -8,8 +8,7 @@ Both programs are built from the source of the installed llama-cpp-python and li
 
 - by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 after
   one, with greedy sampling, as ``es_statistics`` times the tokens; and 64 tokens of an answer through Python's binding,
-  with its text and all that Python does for it. Each follows a short warm-up, as in llama-bench: under a virtual
-  machine a core that rested is faster for a second, and a longer warm-up would use that up;
+  with its text and all that Python does for it. Each follows a warm-up of a token or two, as in llama-bench;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long

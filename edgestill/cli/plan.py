@@ -79,7 +79,7 @@ def plan(
         from edgestill.devices.profile_here import profile_here
 
         with console.open_progress(quiet=as_json) as progress, progress.task("measuring this machine, some 20 seconds"):
-            profile = profile_here()
+            profile = profile_here(note=progress.note)
     else:
         profile = find_profile(device)
     document = make_plan(opened, profile, asked, _known(opened, device, profile.name, results))

@@ -106,6 +106,17 @@ def test_measured_products_say_what_weights_take() -> None:
         assert derive_decode(other, profile, threads=4, positions=1).source.startswith("roofline on")
 
 
+def test_weights_whose_products_are_not_measured_are_less_sure() -> None:
+    profile = with_products(made_up_profile(), ("q4_0", [(1, 1e9, 2e9)]), ("f16", [(1, 1e9, 2e9)]))
+    widths = []
+    for kind in (2, 12):  # q4_0, q4_K
+        figure = derive_decode(made_up_facts(type=kind), profile, threads=1, positions=1)
+        assert figure.source.startswith("llama.cpp's products")
+        assert figure.ci95 is not None
+        widths.append(figure.ci95[1] / figure.ci95[0])
+    assert widths[0] < widths[1]
+
+
 def test_products_lie_between_those_of_two_sizes() -> None:
     profile = with_products(made_up_profile(), ("f16", [(1, 1e6, 8e9), (1, 1e8, 2e9), (4, 1e6, 2e10), (4, 1e8, 5e9)]))
     sizes = (1, 1e6, 1e7, 1e8, 1e9)
