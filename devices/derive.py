@@ -3,18 +3,22 @@
 A decoded token takes the time to read its weights and keys and values from memory, the time to compute with them, and
 what an engine needs for each token and layer besides (Williams et al., "Roofline", 2009, with both sides added rather
 than the larger taken: kernels for few bits keep neither memory nor arithmetic waiting for the other). A model that
-would lie in the last cache is taken to be read at the rate that was measured for as much as half of it, else at the
-memory's: a machine that is shared has less of a cache than it says.
+would lie in half of the last cache is taken to be read at the rate that was measured for as much, one that is larger
+than the cache at the memory's, and one between in part at each: a machine that is shared has less of a cache than it
+says. What comes from a cache is fetched while the engine computes, most of it.
 
 Where the profile has llama.cpp's own products, measured over as much as such a model has, a GGUF file's weights take
 the time that those say, and no roofline is needed for them; those of types that weren't measured take that of as many
 bits, and are less sure.
 
+Attention while decoding costs a call for each head, layer and position besides its arithmetic, and llama.cpp computes
+it for whole blocks of 256 positions.
+
 What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
 thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
 estimated, and its error said to be larger. A derived figure's ``ci95`` is its stated error: of ten such intervals nine
-shall hold what is measured. Under a CPU quota rates are those of a device that is kept busy: work that is shorter than
-a quota's period, after a rest, isn't slowed.
+shall hold what is measured. Under a CPU quota a rate of decoding is that of a device that is kept busy; a prompt comes
+after a rest, and what fits into the quota of one period isn't slowed.
 """
 
 from __future__ import annotations
@@ -35,7 +39,10 @@ _CLOCK_MHZ: Final = 2600.0
 _UNSTATED: Final = 0.3
 """The error of a profile's figure that doesn't state one."""
 _PRODUCTS_ERROR: Final = 0.4
-"""With llama.cpp's own products measured; set on an Intel processor by models of 15 and 135 million parameters."""
+"""With llama.cpp's own products measured; set on an Intel processor by models of 15 and 135 million parameters. On an
+AMD one whose cache holds three million, those were derived at a half: then what an engine takes besides was set again
+(0.3 to 135 million parameters, 64 to 1,600 tokens of context, one thread and two): 105 of those 114 rates are held.
+"""
 _MODEL_ERROR: Final = 0.6
 """On an AMD processor with AVX-512, by which the shares below were set, nine of ten rates lay within 0.4. On an Intel
 one 36 of 36 of models of 15 and 60 million parameters lay within this, but of 135 million in GGUF 1 of 9: llama.cpp
@@ -46,10 +53,21 @@ _PROMPT_ERROR: Final = 0.9
 parameters, without a quota) came out 1.1 to 1.8 times too fast in GGUF and 1.2 to 2.3 in ONNX: its BLAS, which the
 float32 rate is of, is further ahead of the engines' kernels.
 """
-_HELD: Final = 0.77
+_HELD: Final = 0.85
 """What is left of the share of time under a CPU quota: threads that wait for each other at every product use the quota
-up while they do. Set by 12 pairs of models of 15 and 135 million parameters, at half of two threads.
+up while they do. At half of two threads it was 0.77 for 12 pairs of models of 15 and 135 million parameters on an Intel
+processor, and 1.0 (0.8 to 1.2) for 10 of 3 and 60 million on an AMD one.
 """
+_PERIOD_SECONDS: Final = 0.1
+"""The kernel's period of a CPU quota, unless somebody set another."""
+_HIDDEN: Final = 0.7
+"""How much of the shorter of the two, reading from a cache and computing, passes while the other does."""
+_MAPPED: Final = 1.15
+"""What products of a file's weights take of the measured ones', whose matrices are larger and no file's pages. From
+memory 1.1 to 1.4 (15, 60 and 135 million parameters on an AMD processor), from a cache 1.0.
+"""
+_KV_BLOCK: Final = 256
+"""Positions: llama.cpp computes attention over so many more at a time, be there tokens or not."""
 _MEASURED_TYPES: Final = frozenset((0, 1, 2, 8))
 """ggml's numbers of f32, f16, q4_0 and q8_0."""
 _ESTIMATED_ERROR: Final = 0.5
@@ -76,12 +94,16 @@ _SHARES: Final[Mapping[tuple[str, str], Share]] = {
 }
 _MEASURED_BY_ENGINE: Final = 0.64
 """What the runner's own float32 product, which is llama.cpp's, reaches of the rate that shares are of: a BLAS's."""
-_ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.12, 0.25), "onnx": Share(0.115, 0.6)}
+_ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.7, 0.25), "onnx": Share(0.7, 0.6)}
+_CALL: Final = 6e-9
+"""Seconds of one thread for a head's score with one position: of heads of 8 values nothing else is seen."""
+_KV_READING: Final[Mapping[str, float]] = {"gguf": 0.5, "onnx": 0.8}
+"""What of the read bandwidth attention reaches while it reads keys and values, whose rows are short or far apart."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that an engine takes besides: for each token, each layer of it, and for a prompt's token.
+    """Seconds that an engine takes besides: for each token, each layer of it, and each layer of a prompt's token.
 
     ``waiting`` is what a layer takes besides when threads wait for each other at its products.
     """
@@ -91,15 +113,13 @@ class Cost:
     waiting: float
     prompt: float
 
-    def of_token(self, layers: int, threads: int) -> float:
-        """Return the seconds of a decoded token."""
-        return self.token + (self.layer + (self.waiting if threads > 1 else 0.0)) * layers
-
 
 _COSTS: Final[Mapping[str, Cost]] = {
-    "gguf": Cost(80e-6, 15e-6, 30e-6, 100e-6),
-    "onnx": Cost(40e-6, 8e-6, 30e-6, 12e-6),
+    "gguf": Cost(15e-6, 12e-6, 20e-6, 3.3e-6),
+    "onnx": Cost(40e-6, 8e-6, 15e-6, 0.4e-6),
 }
+_WAITING_ERROR: Final = 0.6
+"""Of two threads. It took 8 to 34 us a layer on one machine, by the luck of a process, and 30 on another."""
 
 _INTEGER: Final = (("avx512_vnni", 1.0, 0.0), ("i8mm", 3.0, 0.5), ("dotprod", 2.0, 0.5), ("avx2", 1.0, 0.5))
 """How much faster or slower products of few bits are beside float32 than there, the first that a device has, and the
@@ -133,31 +153,49 @@ def derive_decode(
     lacks a rate.
     """
     weights = float(facts.weight_bytes)
+    if facts.kind == "gguf":  # on average half of a block is empty
+        positions = max(_KV_BLOCK, positions + _KV_BLOCK / 2)
     cached = facts.kv_values * facts.kv_bytes(kv_precision) * positions
     bandwidth, rate = profile.read_bandwidth(threads, weights + cached), _float32_rate(profile, threads)
     if bandwidth is None or rate is None:
         return _lacking(profile, threads, bandwidth)
-    share, attention, cost = _SHARES[facts.kind, facts.kernel()], _ATTENTION[facts.kind], _COSTS[facts.kind]
+    attention, cost = _ATTENTION[facts.kind], _COSTS[facts.kind]
     products = _products(facts, profile, threads, weights + cached)
     if products is not None:
-        terms = [products, Term("KV cache", cached / bandwidth.value, _error(bandwidth))]
+        terms = [products]
     else:
-        factor, factor_error = _integer(facts, profile)
-        arithmetic = math.hypot(_error(rate), factor_error)
-        terms = [
-            Term("memory", (weights + cached) / bandwidth.value, _error(bandwidth)),
-            Term("arithmetic", facts.decode_operations / (rate.value * share.decode * factor), arithmetic),
-        ]
+        terms = _roofline(facts, profile, bandwidth, rate, share_in_cache=profile.share_in_cache(weights + cached))
+    calls = facts.heads * facts.layers * positions * _CALL / threads * _slower(profile)
+    computed = facts.pair_operations * positions / (rate.value * attention.decode)
     terms += [
-        Term("attention", facts.pair_operations * positions / (rate.value * attention.decode), _error(rate)),
-        Term("engine", cost.of_token(facts.layers, threads) * _slower(profile), _cost_error(profile)),
+        Term("KV cache", cached / (bandwidth.value * _KV_READING[facts.kind]), _error(bandwidth)),
+        Term("attention", calls + computed, math.hypot(_error(rate), _cost_error(profile))),
+        Term("engine", (cost.token + cost.layer * facts.layers) * _slower(profile), _cost_error(profile)),
     ]
+    if threads > 1:
+        waiting = cost.waiting * facts.layers * _slower(profile)
+        terms.append(Term("waiting", waiting, math.hypot(_WAITING_ERROR, _cost_error(profile))))
     share_of_time = _share_of_time(threads, quota)
     if products is not None:
         how = "llama.cpp's products and a roofline"
         model_error = _PRODUCTS_ERROR if _all_measured(facts) else _MODEL_ERROR
         return _rate(terms, model_error, share_of_time, profile, bandwidth, rate, how=how)
     return _rate(terms, _MODEL_ERROR, share_of_time, profile, bandwidth, rate)
+
+
+def _roofline(
+    facts: ModelFacts, profile: Profile, bandwidth: ProfileFigure, rate: ProfileFigure, *, share_in_cache: float
+) -> list[Term]:
+    """Return the time of reading a token's weights, less what of it passes while the engine computes, and of that."""
+    factor, factor_error = _integer(facts, profile)
+    share = _SHARES[facts.kind, facts.kernel()].decode
+    memory = facts.weight_bytes / bandwidth.value
+    arithmetic = facts.decode_operations / (rate.value * share * factor)
+    hidden = share_in_cache * _HIDDEN * min(memory, arithmetic)
+    return [
+        Term("memory", memory - hidden, _error(bandwidth)),
+        Term("arithmetic", arithmetic, math.hypot(_error(rate), factor_error)),
+    ]
 
 
 def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: float) -> Term | None:
@@ -172,7 +210,8 @@ def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: flo
         counted += weights.products
         seconds += weights.products / rate.value
         error = max(error, _error(rate))
-    return Term("products", seconds * facts.weight_bytes / counted, error)
+    mapped = 1 + (_MAPPED - 1) * (1 - profile.share_in_cache(read_bytes))
+    return Term("products", seconds * mapped * facts.weight_bytes / counted, error)
 
 
 def _multiplied(facts: ModelFacts) -> tuple[Weights, ...]:
@@ -214,9 +253,10 @@ def derive_prefill(
     terms = [
         Term("arithmetic", each / (rate.value * share.prompt * factor), math.hypot(_error(rate), factor_error)),
         Term("attention", pairs / (rate.value * attention.prompt), _error(rate)),
-        Term("engine", cost.prompt * _slower(profile), _cost_error(profile)),
+        Term("engine", cost.prompt * facts.layers * _slower(profile), _cost_error(profile)),
     ]
-    return _rate(terms, _PROMPT_ERROR, _share_of_time(threads, quota), profile, rate)
+    seconds = prompt_tokens * sum(term.seconds for term in terms)
+    return _rate(terms, _PROMPT_ERROR, _share_after_a_rest(threads, quota, seconds), profile, rate)
 
 
 def ttft(prefill: Figure, decode: Figure, prompt_tokens: int) -> Figure:
@@ -304,3 +344,12 @@ def _cost_error(profile: Profile) -> float:
 def _share_of_time(threads: int, quota: float | None) -> float:
     """Return the share of the time that threads get anything done in under a CPU quota, over many of its periods."""
     return 1.0 if quota is None or quota >= threads else quota / threads * _HELD
+
+
+def _share_after_a_rest(threads: int, quota: float | None, seconds: float) -> float:
+    """Return the share of the time that work of so many seconds gets: the first period's quota is there at once."""
+    share = _share_of_time(threads, quota)
+    if quota is None or share == 1 or seconds <= 0:
+        return share
+    free = min(seconds, quota * _PERIOD_SECONDS / threads)
+    return seconds / (free + (seconds - free) / share)

@@ -147,18 +147,32 @@ class Profile(Record):
         found = ((key, getattr(self, key)) for key in type(self).model_fields)
         return {key: value for key, value in found if isinstance(value, ProfileFigure)}
 
+    def share_in_cache(self, read_bytes: float) -> float:
+        """Return how much of ``read_bytes``, read over and over, comes from a cache: 1 of what its rate was measured
+        with, 0 of twice that (which is the whole of a cache of 128 MiB or less), and of what lies between a part.
+        """
+        if self.cached_bytes is None or self.cached_bytes.value <= 0:
+            return 0.0
+        return min(1.0, max(0.0, 2 - read_bytes / self.cached_bytes.value))
+
     def read_bandwidth(self, threads: int, read_bytes: float = math.inf) -> ProfileFigure | None:
         """Return how fast so many threads together read ``read_bytes``, over and over."""
-        if self.cached_bytes is not None and read_bytes <= self.cached_bytes.value:
-            one, every = (
-                self.cached_read_bandwidth_one_core_bytes_per_second,
-                self.cached_read_bandwidth_bytes_per_second,
-            )
-            if (cached := _of_threads(threads, self.cores, one, every)) is not None:
-                return cached
-        return _of_threads(
+        memory = _of_threads(
             threads, self.cores, self.read_bandwidth_one_core_bytes_per_second, self.read_bandwidth_bytes_per_second
         )
+        cached = _of_threads(
+            threads,
+            self.cores,
+            self.cached_read_bandwidth_one_core_bytes_per_second,
+            self.cached_read_bandwidth_bytes_per_second,
+        )
+        share = self.share_in_cache(read_bytes)
+        if share == 0 or cached is None:
+            return memory
+        if share == 1 or memory is None:
+            return cached
+        value = 1 / (share / cached.value + (1 - share) / memory.value)
+        return (cached if share > 0.5 else memory).model_copy(update={"value": value})
 
     def float32_rate(self, threads: int) -> ProfileFigure | None:
         """Return how many float32 operations a second so many threads do together."""
