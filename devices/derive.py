@@ -11,8 +11,8 @@ Where the profile has llama.cpp's own products, measured over as much as such a 
 the time that those say, and no roofline is needed for them; those of types that weren't measured take that of as many
 bits, and are less sure.
 
-Attention while decoding costs a call for each head, layer and position besides its arithmetic, and llama.cpp computes
-it for whole blocks of 256 positions.
+Attention while decoding costs a call for each head, layer and position besides its arithmetic; llama.cpp computes it
+for whole blocks of 256 positions, and what of a head doesn't fill its vectors value by value.
 
 What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
 thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
@@ -41,7 +41,7 @@ _UNSTATED: Final = 0.3
 _PRODUCTS_ERROR: Final = 0.4
 """With llama.cpp's own products measured; set on an Intel processor by models of 15 and 135 million parameters. On an
 AMD one whose cache holds three million, those were derived at a half: then what an engine takes besides was set again
-(0.3 to 135 million parameters, 64 to 1,600 tokens of context, one thread and two): 105 of those 114 rates are held.
+(0.3 to 135 million parameters, 64 to 1,600 tokens of context, one thread and two): 107 of those 114 rates are held.
 """
 _MODEL_ERROR: Final = 0.6
 """On an AMD processor with AVX-512, by which the shares below were set, nine of ten rates lay within 0.4. On an Intel
@@ -62,9 +62,9 @@ _PERIOD_SECONDS: Final = 0.1
 """The kernel's period of a CPU quota, unless somebody set another."""
 _HIDDEN: Final = 0.7
 """How much of the shorter of the two, reading from a cache and computing, passes while the other does."""
-_MAPPED: Final = 1.15
+_MAPPED: Final[Mapping[ProductWeights, float]] = {"f32": 1.15, "f16": 1.15, "q8_0": 1.3, "q4_0": 1.3}
 """What products of a file's weights take of the measured ones', whose matrices are larger and no file's pages. From
-memory 1.1 to 1.4 (15, 60 and 135 million parameters on an AMD processor), from a cache 1.0.
+memory 1.1 to 1.2 in f16, 1.2 to 1.6 in fewer bits (15 to 135 million parameters on an AMD processor), from a cache 1.0.
 """
 _KV_BLOCK: Final = 256
 """Positions: llama.cpp computes attention over so many more at a time, be there tokens or not."""
@@ -95,8 +95,16 @@ _SHARES: Final[Mapping[tuple[str, str], Share]] = {
 _MEASURED_BY_ENGINE: Final = 0.64
 """What the runner's own float32 product, which is llama.cpp's, reaches of the rate that shares are of: a BLAS's."""
 _ATTENTION: Final[Mapping[str, Share]] = {"gguf": Share(0.7, 0.25), "onnx": Share(0.7, 0.6)}
-_CALL: Final = 6e-9
-"""Seconds of one thread for a head's score with one position: of heads of 8 values nothing else is seen."""
+_CALL: Final = 3e-9
+"""Seconds of one thread for a head's score with one position."""
+_LEFT_OVER: Final = 0.7e-9
+"""And for each value of a head that doesn't fill llama.cpp's last step of vectors, which it takes one by one: twice
+that where keys and values lie far. (Set by heads of 8, 16, 32 and 80 values; those of 96 took twice more.)
+"""
+_STEP: Final = (("avx512f", 64), ("avx2", 32), ("neon", 32))
+"""Values in a step, by what a device has."""
+_NEAR: Final = 4 << 20
+"""Bytes of keys and values that don't lie far, of which a core's own cache holds the most."""
 _KV_READING: Final[Mapping[str, float]] = {"gguf": 0.5, "onnx": 0.8}
 """What of the read bandwidth attention reaches while it reads keys and values, whose rows are short or far apart."""
 
@@ -165,7 +173,8 @@ def derive_decode(
         terms = [products]
     else:
         terms = _roofline(facts, profile, bandwidth, rate, share_in_cache=profile.share_in_cache(weights + cached))
-    calls = facts.heads * facts.layers * positions * _CALL / threads * _slower(profile)
+    calls = facts.heads * facts.layers * positions / threads * _slower(profile)
+    calls *= _CALL + _left_over(facts, profile, kv_precision) * _LEFT_OVER * (1 + min(1.0, cached / _NEAR))
     computed = facts.pair_operations * positions / (rate.value * attention.decode)
     terms += [
         Term("KV cache", cached / (bandwidth.value * _KV_READING[facts.kind]), _error(bandwidth)),
@@ -198,20 +207,29 @@ def _roofline(
     ]
 
 
+def _left_over(facts: ModelFacts, profile: Profile, kv_precision: str | None) -> float:
+    """Return how many values of a head llama.cpp multiplies one by one; quantised caches have whole blocks only."""
+    if facts.kind != "gguf" or kv_precision in ("q8_0", "q4_0"):
+        return 0.0
+    step = next((step for name, step in _STEP if name in profile.isa_features), 1)
+    return facts.pair_operations / (4 * facts.heads * facts.layers) % step if facts.layers else 0.0
+
+
 def _products(facts: ModelFacts, profile: Profile, threads: int, read_bytes: float) -> Term | None:
     """Return the time of a GGUF file's products, from llama.cpp's own as the profile has them; None where it hasn't."""
     if facts.kind != "gguf":
         return None
     counted, seconds, error = 0, 0.0, 0.0
+    from_memory = 1 - profile.share_in_cache(read_bytes)
     for weights in _multiplied(facts):
-        rate = profile.product_rate(_nearest(weights.type), threads, read_bytes)
+        kind = _nearest(weights.type)
+        rate = profile.product_rate(kind, threads, read_bytes)
         if rate is None:
             return None
         counted += weights.products
-        seconds += weights.products / rate.value
+        seconds += weights.products / rate.value * (1 + (_MAPPED[kind] - 1) * from_memory)
         error = max(error, _error(rate))
-    mapped = 1 + (_MAPPED - 1) * (1 - profile.share_in_cache(read_bytes))
-    return Term("products", seconds * mapped * facts.weight_bytes / counted, error)
+    return Term("products", seconds * facts.weight_bytes / counted, error)
 
 
 def _multiplied(facts: ModelFacts) -> tuple[Weights, ...]:

@@ -1,13 +1,13 @@
 """Do derived decode rates hold? Each against the measured one on this machine, by the error that it states.
 
-    python benchmarks/devices/derived_rates.py [--models FOLDER] [--sizes 8M 35M] [--threads 1 2] [--cases N]
+    python benchmarks/devices/derived_rates.py [--models FOLDER] [--sizes 28M 35M] [--threads 1 2] [--cases N]
                                                [--json FILE]
 
 The machine's read bandwidth and float32 rate are measured first, with nothing else of ours running, and again at the
 end (a neighbour on a shared machine shows as a difference). Then random Llamas (made in FOLDER, and kept) are benched
 as GGUF f16, q8_0 and q4_0 and as ONNX fp32, int8 and int4: with each number of threads, and with the last number under
-a CPU quota of half of it, in a control group. The constants in edgestill/devices/derive.py were set by 260K, 3M, 15M,
-60M and 135M: 8M and 35M, the default, are sizes that they have not seen.
+a CPU quota of half of it, in a control group. The constants in edgestill/devices/derive.py were set by 260K, 3M, 8M,
+15M, 60M and 135M: 28M and 35M, the default, are sizes that they have not seen.
 
 With --json the finished rates are kept in FILE and a second run goes on from them. Exit status 1 when fewer than 90% of
 the measured rates lie in the stated interval.
@@ -125,7 +125,7 @@ def say(pair: Pair) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path)
-    parser.add_argument("--sizes", nargs="+", default=["8M", "35M"])
+    parser.add_argument("--sizes", nargs="+", default=["28M", "35M"])
     parser.add_argument("--artifacts", nargs="+", default=list(ARTIFACTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--no-quota", action="store_true")

@@ -86,6 +86,17 @@ def test_llama_cpp_computes_attention_for_whole_blocks() -> None:
     assert rate("onnx", 1) > rate("onnx", 128)
 
 
+def test_what_of_a_head_does_not_fill_a_vector_costs_more() -> None:
+    def seconds(size: int, kind: str = "gguf", kv_precision: str | None = None) -> float:
+        facts = made_up_facts(kind=kind, heads=8, pair_operations=4.0 * 20 * 8 * size)
+        figure = derive_decode(facts, made_up_profile(), threads=1, positions=1000, kv_precision=kv_precision)
+        return 1 / value(figure)
+
+    assert seconds(80) > seconds(96)  # of NEON's 32 values a step
+    assert seconds(80, kv_precision="q8_0") < seconds(96, kv_precision="q8_0")
+    assert seconds(80, "onnx") < seconds(96, "onnx")
+
+
 def test_what_a_cache_holds_is_read_while_the_engine_computes() -> None:
     facts = made_up_facts(kind="onnx", megabytes=20, kv_values=0, layers=0, pair_operations=0.0)
     cache = {"cached_bytes": 30e6} | {
@@ -132,10 +143,10 @@ def test_measured_products_say_what_weights_take() -> None:
     )
     figure = derive_decode(facts, profile, threads=4, positions=1)
     # 1,000 MB of q4_0 and a head of 100 MB of f16, slower as they lie in a file, and what an engine needs for a token.
-    assert 1 / value(figure) == pytest.approx((1 / 4 + 0.1 / 10) * 1.15 + 15e-6 * 1.3, rel=1e-4)
+    assert 1 / value(figure) == pytest.approx(1.3 / 4 + 1.15 * 0.1 / 10 + 15e-6 * 1.3, rel=1e-4)
     assert "llama.cpp's products and a roofline on measured figures of board" in figure.source
     one = value(derive_decode(facts, profile, threads=1, positions=1))
-    assert 1 / one == pytest.approx((1 / 2 + 0.1 / 2) * 1.15 + 15e-6 * 1.3, rel=1e-4)
+    assert 1 / one == pytest.approx(1.3 / 2 + 1.15 * 0.1 / 2 + 15e-6 * 1.3, rel=1e-4)
     # An ONNX file is another engine's, and of two threads or of f32 nothing is known.
     for other in (made_up_facts(kind="onnx"), made_up_facts(type=0)):
         assert "; roofline" not in derive_decode(other, profile, threads=4, positions=1).source
