@@ -17,8 +17,8 @@ for whole blocks of 256 positions, and what of a head doesn't fill its vectors v
 What share of a device's float32 rate the engines' kernels reach was measured on x86-64 with AVX-512 (models of 260
 thousand and 135 million parameters, one thread, prompts of 64 to 2,032 tokens); for other vector extensions it is
 estimated, and its error said to be larger. A derived figure's ``ci95`` is its stated error: of ten such intervals nine
-shall hold what is measured. Under a CPU quota a rate of decoding is that of a device that is kept busy; a prompt comes
-after a rest, and what fits into the quota of one period isn't slowed.
+shall hold what is measured. Under a CPU quota a rate of decoding is that of a device that is kept busy; of a prompt,
+what fits into half of one period's quota isn't slowed: so much is left when it comes, on average.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def derive_prefill(
         Term("engine", cost.prompt * facts.layers * _slower(profile), _cost_error(profile)),
     ]
     seconds = prompt_tokens * sum(term.seconds for term in terms)
-    return _rate(terms, _PROMPT_ERROR, _share_after_a_rest(threads, quota, seconds), profile, rate)
+    return _rate(terms, _PROMPT_ERROR, _share_of_prompt(threads, quota, seconds), profile, rate)
 
 
 def ttft(prefill: Figure, decode: Figure, prompt_tokens: int) -> Figure:
@@ -364,10 +364,10 @@ def _share_of_time(threads: int, quota: float | None) -> float:
     return 1.0 if quota is None or quota >= threads else quota / threads * _HELD
 
 
-def _share_after_a_rest(threads: int, quota: float | None, seconds: float) -> float:
-    """Return the share of the time that work of so many seconds gets: the first period's quota is there at once."""
+def _share_of_prompt(threads: int, quota: float | None, seconds: float) -> float:
+    """Return the share of the time that work of so many seconds gets that comes at any time in a quota's period."""
     share = _share_of_time(threads, quota)
     if quota is None or share == 1 or seconds <= 0:
         return share
-    free = min(seconds, quota * _PERIOD_SECONDS / threads)
+    free = min(seconds, quota * _PERIOD_SECONDS / threads / 2)
     return seconds / (free + (seconds - free) / share)

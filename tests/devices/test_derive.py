@@ -124,7 +124,7 @@ def test_a_cpu_quota_takes_its_share_of_the_rate() -> None:
     assert plenty == whole
 
 
-def test_a_short_prompt_after_a_rest_is_within_the_quota() -> None:
+def test_a_short_prompt_is_within_the_quota() -> None:
     def rate(tokens: int, quota: float | None) -> float:
         facts = made_up_facts(megabytes=10)
         return value(derive_prefill(facts, made_up_profile(), threads=2, prompt_tokens=tokens, quota=quota))
