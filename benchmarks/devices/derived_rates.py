@@ -7,7 +7,7 @@ The machine's read bandwidth and float32 rate are measured first, with nothing e
 end (a neighbour on a shared machine shows as a difference). Then random Llamas (made in FOLDER, and kept) are benched
 as GGUF f16, q8_0 and q4_0 and as ONNX fp32, int8 and int4: with each number of threads, and with the last number under
 a CPU quota of half of it, in a control group. The constants in edgestill/devices/derive.py were set by 260K, 3M, 8M,
-15M, 60M and 135M: 28M and 35M, the default, are sizes that they have not seen.
+15M, 60M and 135M, the last of them with an eye on 35M's GGUF on one thread; 28M, the other default, they have not seen.
 
 With --json the finished rates are kept in FILE and a second run goes on from them. Exit status 1 when fewer than 90% of
 the measured rates lie in the stated interval.
