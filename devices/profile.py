@@ -148,11 +148,15 @@ class Profile(Record):
         return {key: value for key, value in found if isinstance(value, ProfileFigure)}
 
     def share_in_cache(self, read_bytes: float) -> float:
-        """Return how much of ``read_bytes``, read over and over, comes from a cache: 1 of what its rate was measured
-        with, 0 of twice that (which is the whole of a cache of 128 MiB or less), and of what lies between a part.
+        """Return how much of ``read_bytes``, read over and over, comes from a cache.
+
+        1 of what its rate was measured with; 0 of twice that (which is the whole of a cache of 128 MiB or less), or
+        where that rate isn't known; of what lies between a part.
         """
         if self.cached_bytes is None or self.cached_bytes.value <= 0:
             return 0.0
+        if self.cached_read_bandwidth_one_core_bytes_per_second is None:
+            return 0.0  # nobody measured it: all is taken to come from memory
         return min(1.0, max(0.0, 2 - read_bytes / self.cached_bytes.value))
 
     def read_bandwidth(self, threads: int, read_bytes: float = math.inf) -> ProfileFigure | None:

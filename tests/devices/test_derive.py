@@ -112,6 +112,8 @@ def test_what_a_cache_holds_is_read_while_the_engine_computes() -> None:
     arithmetic = facts.decode_operations / (10e9 * 0.85 * 2)
     assert seconds[0] == seconds[1] == pytest.approx(max(read, arithmetic) + 0.3 * min(read, arithmetic) + engine)
     assert seconds[3] == pytest.approx(memory + arithmetic + engine)
+    unmeasured = derive_decode(facts, made_up_profile(cached_bytes=30e6), threads=1, positions=1)
+    assert 1 / value(unmeasured) == pytest.approx(memory + arithmetic + engine)
 
 
 def test_a_cpu_quota_takes_its_share_of_the_rate() -> None:
