@@ -16,7 +16,8 @@ namespace edgestill {
 
 namespace {
 
-constexpr size_t kPiece = 1 << 20;
+// A larger one would stay with the process: the C library keeps it, and an app's memory is its model's.
+constexpr size_t kPiece = 64 << 10;
 
 struct Close {
     void operator()(std::FILE *file) const { std::fclose(file); }
