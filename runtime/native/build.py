@@ -6,6 +6,7 @@ to the shared libraries of the installed llama-cpp-python: half a minute, and th
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -160,10 +162,12 @@ class _Making:
         target = TARGETS[name]
         compiler = self._with_extra(zig_compiler(target) if toolchain is None else toolchain_compiler(toolchain))
         levels = _levels(target, zig=toolchain is None)
-        with tempfile.TemporaryDirectory() as scratch:
+        static = ["-static", *levels[0], *self._stripped()]
+        with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as beside:
+            if toolchain is None:
+                beside.submit(_make_runtime_libraries, compiler, static, Path(scratch))
             objects = self._compile(compiler, target.kernels, levels, target.levels, Path(scratch))
-            parts = ["-static", *levels[0], *self._stripped(), str(objects.main), *map(str, objects.library), *_SYSTEM]
-            _link(compiler, parts, folder / PROGRAM)
+            _link(compiler, [*static, str(objects.main), *map(str, objects.library), *_SYSTEM], folder / PROGRAM)
             _run([*compiler.archiver, "rcs", str(folder / ARCHIVE), *map(str, objects.library)], ARCHIVE)
         return objects, compiler.identity
 
@@ -265,6 +269,19 @@ def _installed_libraries() -> Path:
     if (version := importlib.metadata.version("llama-cpp-python")) != VERSION:
         raise StageError(f"llama-cpp-python {version} is installed, and the source is {VERSION}'s; install that")
     return Path(found.origin).parent / "lib"
+
+
+def _make_runtime_libraries(compiler: Compiler, static: Sequence[str], scratch: Path) -> None:
+    """Link a program that does nothing: zig compiles its C and C++ libraries for a target when it first links for it.
+
+    It does so on one core, for up to three minutes, which pass beside our own compiling this way. What goes wrong here
+    goes wrong in the real linking, and is told there.
+    """
+    source, program = scratch / "nothing.cpp", scratch / "nothing"
+    source.write_text("int main() { return 0; }\n", encoding="utf-8")
+    with contextlib.suppress(StageError):
+        _run([*compiler.cpp, *compiler.flags, "-O2", "-c", str(source), "-o", f"{program}.o"], source.name)
+        _link(compiler, [*static, f"{program}.o", *_SYSTEM], program)
 
 
 def _link(compiler: Compiler, parts: Sequence[str], to: Path) -> None:

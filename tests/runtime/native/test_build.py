@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgestill.errors import InputError, StageError
-from edgestill.runtime.native.build import build_native
+from edgestill.runtime.native.build import _make_runtime_libraries, build_native
 from edgestill.runtime.native.compilers import host_compiler, ndk_compiler, toolchain_compiler
 from edgestill.runtime.native.levels import PROCESSORS
+from edgestill.runtime.native.objects import Compiler
 from edgestill.runtime.native.targets import ANDROID_ABIS, TARGETS
 
 TOOLCHAIN = 'c = ["cc"]\ncpp = ["c++", "-pipe"]\nar = ["ar"]\nflags = ["-O1"]\n'
@@ -83,6 +84,14 @@ def test_a_toolchain_file_names_the_compiler(tmp_path: Path) -> None:
         toolchain_compiler(path)
     with pytest.raises(InputError, match="not a toolchain file"):
         toolchain_compiler(tmp_path / "none.toml")
+
+
+def test_a_program_that_does_nothing_is_linked_beside_the_rest_and_says_nothing(tmp_path: Path) -> None:
+    _make_runtime_libraries(Compiler(("cc",), ("c++",)), ["-static"], tmp_path)
+    subprocess.run([tmp_path / "nothing"], check=True)
+    (tmp_path / "nothing").unlink()
+    _make_runtime_libraries(Compiler(("false",), ("false",)), ["-static"], tmp_path)
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_clang_and_gcc_know_every_levels_flags() -> None:
