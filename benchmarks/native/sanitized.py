@@ -31,6 +31,9 @@ def library_of(name: str) -> str:
 
 def address(jobs: int) -> int:
     """Run the native tests."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # For the cache: else each of the tests' processes compiles it all, by a compiler that the sanitizers slow down.
+        build_native("host", Path(scratch) / "built", installed_llama=True, extra_flags=ADDRESS.split(), jobs=jobs)
     environment = {
         **os.environ,
         "EDGESTILL_NATIVE_FLAGS": ADDRESS,
