@@ -1,7 +1,7 @@
 """libedgestill through its C ABI beside llama-bench and llama.cpp's simple example, on the same GGUF files.
 
     python benchmarks/bench/native.py --llama-bench PATH [--simple PATH] [--library build/native/libedgestill.so]
-        [--threads 1 2] [--rounds 6] [--turns 4] [--scratch FOLDER]
+        [--shipped build/host/edgestill-run] [--threads 1 2] [--rounds 6] [--turns 4] [--scratch FOLDER]
 
 Both programs are built from the source of the installed llama-cpp-python and linked to its libraries, as the library of
 ``edgestill runner build --installed-llama`` is: all run the same kernels. Printed are
@@ -13,7 +13,8 @@ Both programs are built from the source of the installed llama-cpp-python and li
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
   as the model was trained for, costs more is printed beside it: its KV cache is cleared at the start;
-- memory: what a process with the mapped model has that is its own, as a share of the model;
+- memory: what a process with the mapped model has that is its own, as a share of the model; with ``--shipped``, what
+  ``edgestill runner build`` made with llama.cpp compiled in, as devices have it, too, and that one is judged;
 - checking: seconds for the hash of 100 MB of an artifact, es_open with it less es_open without.
 
 Exit status 1 when a figure misses what the project promises: 0.98 of llama-bench (0.97 for Python's answer), 1.1 of
@@ -23,6 +24,7 @@ simple's time, 20% of the model, 0.5 s.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -150,23 +152,25 @@ def memory(name: str, model: Path, options: argparse.Namespace) -> None:
     llama.cpp packs 4-bit weights anew into memory of its own, where they are faster: such a model isn't a mapped one.
     It is measured with that, and without; quantised ones with a quantised KV cache, too.
     """
-    command = [options.library.parent / "edgestill-run", "bench", model, "--context", peers.CONTEXT, "--repetitions", 3]
+    programs = [options.library.parent / "edgestill-run", *([options.shipped] if options.shipped else [])]
     ways: list[list[str]] = [[]]
     if "q4" in name:
         ways.append(["--no-repack"])
     if "f16" not in name:
         ways.append([*ways[-1], "--kv-precision", "q8_0"])
-    for words in ways:
-        said = subprocess.run([*map(str, [*command, *words])], check=True, capture_output=True, text=True).stdout
+    for words, program in itertools.product(ways, programs):
+        command = [program, "bench", model, "--context", peers.CONTEXT, "--repetitions", 3, *words]
+        said = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
         (record,) = BenchDocument.model_validate_json(said).results
         own, mapped = (max(record.raw[key]) for key in ("anonymous_rss_bytes", "file_rss_bytes"))
-        what = " ".join([name, *words])
+        what = " ".join([name, *words, *(["shipped"] if program == options.shipped else [])])
         print(
             f"{what}: {own / 1e6:.1f} MB its own, {mapped / 1e6:.1f} MB of files, the model "
             f"{record.size_bytes / 1e6:.1f}; {record.decode_tokens_per_second.value:.1f} tokens/s"
         )
         figure = Figure(value=own / record.size_bytes, unit="fraction", n=1)
-        show(f"{what}: its own by the model's size", figure, lambda share: share <= MOST_ANONYMOUS)
+        if program == programs[-1]:
+            show(f"{what}: its own by the model's size", figure, lambda share: share <= MOST_ANONYMOUS)
 
 
 def check(model: Path, options: argparse.Namespace) -> None:
@@ -196,6 +200,7 @@ def main() -> int:
     parser.add_argument("--llama-bench", type=Path)
     parser.add_argument("--simple", type=Path)
     parser.add_argument("--library", type=Path, default=Path("build/native/libedgestill.so"))
+    parser.add_argument("--shipped", type=Path)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--turns", type=int, default=4)

@@ -11,10 +11,10 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -163,10 +163,15 @@ class _Making:
         compiler = self._with_extra(zig_compiler(target) if toolchain is None else toolchain_compiler(toolchain))
         levels = _levels(target, zig=toolchain is None)
         static = ["-static", *levels[0], *self._stripped()]
-        with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as beside:
-            if toolchain is None:
-                beside.submit(_make_runtime_libraries, compiler, static, Path(scratch))
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _runtime_libraries(compiler, static, Path(scratch))
+            if toolchain is None
+            else contextlib.nullcontext() as libraries,
+        ):
             objects = self._compile(compiler, target.kernels, levels, target.levels, Path(scratch))
+            if libraries is not None:
+                libraries.wait()
             _link(compiler, [*static, str(objects.main), *map(str, objects.library), *_SYSTEM], folder / PROGRAM)
             _run([*compiler.archiver, "rcs", str(folder / ARCHIVE), *map(str, objects.library)], ARCHIVE)
         return objects, compiler.identity
@@ -271,21 +276,31 @@ def _installed_libraries() -> Path:
     return Path(found.origin).parent / "lib"
 
 
-def _make_runtime_libraries(compiler: Compiler, static: Sequence[str], scratch: Path) -> None:
+@contextlib.contextmanager
+def _runtime_libraries(compiler: Compiler, static: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Link a program that does nothing: zig compiles its C and C++ libraries for a target when it first links for it.
 
     It does so on one core, for up to three minutes, which pass beside our own compiling this way. What goes wrong here
-    goes wrong in the real linking, and is told there.
+    goes wrong in the real linking, and is told there; when our compiling fails, this is ended.
     """
-    source, program = scratch / "nothing.cpp", scratch / "nothing"
+    source = scratch / "nothing.cpp"
     source.write_text("int main() { return 0; }\n", encoding="utf-8")
-    with contextlib.suppress(StageError):
-        _run([*compiler.cpp, *compiler.flags, "-O2", "-c", str(source), "-o", f"{program}.o"], source.name)
-        _link(compiler, [*static, f"{program}.o", *_SYSTEM], program)
+    command = _link_command(compiler, [*static, str(source), *_SYSTEM], scratch / "nothing")
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started
 
 
 def _link(compiler: Compiler, parts: Sequence[str], to: Path) -> None:
-    _run([*compiler.cpp, *compiler.flags, "-Wl,--gc-sections", _KERNEL_PAGES, *parts, "-o", str(to)], to.name)
+    _run(_link_command(compiler, parts, to), to.name)
+
+
+def _link_command(compiler: Compiler, parts: Sequence[str], to: Path) -> list[str]:
+    return [*compiler.cpp, *compiler.flags, "-Wl,--gc-sections", _KERNEL_PAGES, *parts, "-o", str(to)]
 
 
 def _run(command: Sequence[str], name: str) -> None:

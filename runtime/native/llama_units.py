@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Final
@@ -13,13 +14,16 @@ from edgestill.storage import write_text
 _COMMON: Final = ("jinja/*.cpp", "json.cpp", "unicode.cpp")
 _GGML: Final = ("ggml*.c", "ggml*.cpp", "gguf.cpp")
 _GGML_CPU: Final = ("*.c", "*.cpp", "amx/*.cpp", "tiled/*.cpp", "llamafile/*.cpp")
-_LLAMA: Final = ("*.cpp", "models/*.cpp")
+_MODEL_GROUPS: Final = 12
+"""Of llama.cpp's 160 architectures nine tenths of the compiler's work is the headers that they share."""
 _CORE_DEFINES: Final = (
     "-DGGML_USE_CPU", "-DGGML_USE_CPU_REPACK", "-DGGML_USE_LLAMAFILE", "-DNDEBUG",
     "-D_XOPEN_SOURCE=600", "-D_GNU_SOURCE",
 )  # fmt: skip
 SECTIONS: Final = ("-ffunction-sections", "-fdata-sections", "-fvisibility=hidden", "-fPIC")
 """So that the linker leaves out what nothing calls."""
+_OWN_CLEAR: Final = "-Dggml_backend_buffer_clear=edgestill_buffer_clear"
+"""llama.cpp clears its KV cache by the function in our buffers.cpp, which leaves it to the system until it is used."""
 
 
 def header_folders(tree: Path) -> list[Path]:
@@ -41,8 +45,32 @@ def core_units(tree: Path, versions: Path) -> list[Unit]:
     # llama only builds graphs and handles tokens: -O2 is as fast there.
     return [
         *(_core_unit(tree, versions, path, "-O3") for pattern in _GGML for path in sorted(ggml.glob(pattern))),
-        *(_core_unit(tree, versions, path, "-O2") for pattern in _LLAMA for path in sorted(llama.glob(pattern))),
+        *(
+            _core_unit(tree, versions, path, "-O2", _OWN_CLEAR)
+            for path in (*sorted(llama.glob("*.cpp")), *_model_groups(llama, versions))
+        ),
     ]
+
+
+def _model_groups(llama: Path, versions: Path) -> list[Path]:
+    """Write files that include the architectures', each about as many bytes of them, and return their paths."""
+    found = sorted((llama / "models").glob("*.cpp"))
+    most = sum(path.stat().st_size for path in found) / _MODEL_GROUPS
+    groups: list[list[Path]] = []
+    size = most
+    for path in found:
+        if size >= most:
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
+        size += path.stat().st_size
+    made = []
+    for group in groups:
+        text = "".join(f'#include "{path}"\n' for path in group)
+        made.append(versions / f"models-{hashlib.sha256(text.encode()).hexdigest()[:16]}.cpp")
+        if not made[-1].is_file():
+            write_text(made[-1], text)
+    return made
 
 
 def kernel_units(tree: Path, versions: Path, kernels: str) -> list[Unit]:
@@ -53,11 +81,11 @@ def kernel_units(tree: Path, versions: Path, kernels: str) -> list[Unit]:
     return [_core_unit(tree, versions, path, "-O3") for path in (*shared, *special)]
 
 
-def _core_unit(tree: Path, versions: Path, path: Path, level: str) -> Unit:
+def _core_unit(tree: Path, versions: Path, path: Path, *flags: str) -> Unit:
     ggml = tree / "ggml" / "src"
     folders = (versions, ggml, ggml / "ggml-cpu", tree / "src", *header_folders(tree))
     standard = "-std=c11" if path.suffix == ".c" else "-std=c++17"
-    return Unit(path, (standard, level, "-w", *SECTIONS, *_CORE_DEFINES, *(f"-I{folder}" for folder in folders)))
+    return Unit(path, (standard, *flags, "-w", *SECTIONS, *_CORE_DEFINES, *(f"-I{folder}" for folder in folders)))
 
 
 def version_headers(tree: Path, cache: Path) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from edgestill.errors import InputError, StageError
-from edgestill.runtime.native.build import _make_runtime_libraries, build_native
+from edgestill.runtime.native.build import _runtime_libraries, build_native
 from edgestill.runtime.native.compilers import host_compiler, ndk_compiler, toolchain_compiler
 from edgestill.runtime.native.levels import PROCESSORS
 from edgestill.runtime.native.objects import Compiler
@@ -86,12 +87,32 @@ def test_a_toolchain_file_names_the_compiler(tmp_path: Path) -> None:
         toolchain_compiler(tmp_path / "none.toml")
 
 
-def test_a_program_that_does_nothing_is_linked_beside_the_rest_and_says_nothing(tmp_path: Path) -> None:
-    _make_runtime_libraries(Compiler(("cc",), ("c++",)), ["-static"], tmp_path)
+def test_a_program_that_does_nothing_is_linked_beside_the_rest(tmp_path: Path) -> None:
+    with _runtime_libraries(Compiler(("cc",), ("c++",)), ["-static"], tmp_path) as process:
+        assert process.wait() == 0
     subprocess.run([tmp_path / "nothing"], check=True)
-    (tmp_path / "nothing").unlink()
-    _make_runtime_libraries(Compiler(("false",), ("false",)), ["-static"], tmp_path)
-    assert not (tmp_path / "nothing").exists()
+    with _runtime_libraries(Compiler(("false",), ("false",)), [], tmp_path) as process:
+        assert process.wait() != 0  # the real linking tells it
+
+
+def test_a_file_that_does_not_compile_is_told_at_once_and_nothing_goes_on(tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nsleep 600 & echo $! >>$0.children\nwait\n")
+    slow.chmod(0o755)
+    with (
+        pytest.raises(StageError, match="no"),
+        _runtime_libraries(Compiler((), (str(slow),)), [], tmp_path),
+    ):
+        while not (children := tmp_path / "slow.children").is_file() or not children.read_text().endswith("\n"):
+            time.sleep(0.01)
+        raise StageError("no")
+    child = int(children.read_text())
+    for _ in range(500):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    pytest.fail("what the linker had started still runs")
 
 
 def test_clang_and_gcc_know_every_levels_flags() -> None:
