@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from edgestill.runtime.native.objects import Unit
@@ -24,6 +25,14 @@ SECTIONS: Final = ("-ffunction-sections", "-fdata-sections", "-fvisibility=hidde
 """So that the linker leaves out what nothing calls."""
 _OWN_CLEAR: Final = "-Dggml_backend_buffer_clear=edgestill_buffer_clear"
 """llama.cpp clears its KV cache by the function in our buffers.cpp, which leaves it to the system until it is used."""
+_BEFORE: Final = MappingProxyType(
+    {
+        "llama-vocab.cpp": "small_vocabulary.h",
+        "unicode.cpp": "small_unicode.h",
+        **dict.fromkeys(("ggml.c", "ggml-alloc.c", "ggml-backend.cpp"), "small_zeros.h"),
+    }
+)
+"""Headers of ours that come before a file of llama.cpp's: its tables take less memory with them."""
 
 
 def header_folders(tree: Path) -> list[Path]:
@@ -44,12 +53,21 @@ def core_units(tree: Path, versions: Path) -> list[Unit]:
     ggml, llama = tree / "ggml" / "src", tree / "src"
     # llama only builds graphs and handles tokens: -O2 is as fast there.
     return [
-        *(_core_unit(tree, versions, path, "-O3") for pattern in _GGML for path in sorted(ggml.glob(pattern))),
         *(
-            _core_unit(tree, versions, path, "-O2", _OWN_CLEAR)
+            _core_unit(tree, versions, path, "-O3", *_before(path))
+            for pattern in _GGML
+            for path in sorted(ggml.glob(pattern))
+        ),
+        *(
+            _core_unit(tree, versions, path, "-O2", _OWN_CLEAR, *_before(path))
             for path in (*sorted(llama.glob("*.cpp")), *_model_groups(llama, versions))
         ),
     ]
+
+
+def _before(path: Path) -> list[str]:
+    header = _BEFORE.get(path.name)
+    return [] if header is None else ["-include", str(Path(__file__).resolve().parent / "src" / header)]
 
 
 def _model_groups(llama: Path, versions: Path) -> list[Path]:

@@ -1,9 +1,12 @@
 // What our own build of llama.cpp clears a buffer with: its files are compiled with ggml_backend_buffer_clear defined
 // as edgestill_buffer_clear. Theirs writes zeros, which makes all of a new KV cache resident, however little of it an
 // answer comes to use; this gives the pages back to the system, which hands out zeros when one is next touched.
+// Likewise for ggml's tables of a graph, most of which stays empty (small_zeros.h): the C library of our static programs
+// writes calloc's zeros.
 #ifdef ES_OWN_LLAMA
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "ggml-backend.h"
@@ -55,6 +58,13 @@ extern "C" void edgestill_buffer_clear(ggml_backend_buffer_t buffer, uint8_t val
     const size_t size = ggml_backend_buffer_get_size(buffer);
     if (value == 0 && ours && give_back(static_cast<char *>(ggml_backend_buffer_get_base(buffer)), size)) return;
     ggml_backend_buffer_clear(buffer, value);
+}
+
+extern "C" void *edgestill_calloc(size_t count, size_t size) {
+    if (size != 0 && count > SIZE_MAX / size) return nullptr;
+    char *block = static_cast<char *>(std::malloc(count * size));
+    if (block != nullptr && !give_back(block, count * size)) std::memset(block, 0, count * size);
+    return block;
 }
 
 #endif
