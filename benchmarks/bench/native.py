@@ -1,7 +1,7 @@
 """libedgestill through its C ABI beside llama-bench and llama.cpp's simple example, on the same GGUF files.
 
     python benchmarks/bench/native.py --llama-bench PATH [--simple PATH] [--library build/native/libedgestill.so]
-        [--shipped build/host/edgestill-run] [--threads 1 2] [--rounds 6] [--turns 4] [--scratch FOLDER]
+        [--shipped build/host/edgestill-run] [--threads 1 2] [--rounds 6] [--turns 4] [--only 260K] [--scratch FOLDER]
 
 Both programs are built from the source of the installed llama-cpp-python and linked to its libraries, as the library of
 ``edgestill runner build --installed-llama`` is: all run the same kernels. Printed are
@@ -204,6 +204,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--only", default="", help="files whose name has this in it")
     parser.add_argument("--scratch", type=Path, help="keeps the files that are made, and takes those that are there")
     parser.add_argument("--one", nargs=3, metavar=("LIBRARY", "MODEL", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -219,14 +220,14 @@ def main() -> int:
             if not checkpoint.is_dir():
                 make_checkpoint(checkpoint, SIZES["135M"])
             files = peers.make_files(checkpoint, options.scratch / size)
-            for name in GGUF:
+            for name in (one for one in GGUF if options.only in f"{size} {one}"):
                 for threads in options.threads:
                     decode(f"{size} {name}", files[name], threads, options)
                 if options.simple is not None:
                     start(f"{size} {name}", files[name], max(options.threads), options)
                 if size == "135M":
                     memory(f"{size} {name}", files[name], options)
-            if size == "135M":
+            if size == "135M" and not options.only:
                 check(files["gguf-f16"], options)
     print(f"missed: {', '.join(missed)}" if missed else "all hold")
     return int(bool(missed))

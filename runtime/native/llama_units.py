@@ -30,9 +30,10 @@ _BEFORE: Final = MappingProxyType(
         "llama-vocab.cpp": "small_vocabulary.h",
         "unicode.cpp": "small_unicode.h",
         **dict.fromkeys(("ggml.c", "ggml-alloc.c", "ggml-backend.cpp"), "small_zeros.h"),
+        "ggml-cpu.c": "patient_threads.h",
     }
 )
-"""Headers of ours that come before a file of llama.cpp's: its tables take less memory with them."""
+"""Headers of ours that come before a file of llama.cpp's: less memory, and threads that let others run."""
 
 
 def header_folders(tree: Path) -> list[Path]:
@@ -96,7 +97,7 @@ def kernel_units(tree: Path, versions: Path, kernels: str) -> list[Unit]:
     cpu = tree / "ggml" / "src" / "ggml-cpu"
     shared = [path for pattern in _GGML_CPU for path in sorted(cpu.glob(pattern))]
     special = [path for name in ("quants.c", "repack.cpp") if (path := cpu / "arch" / kernels / name).is_file()]
-    return [_core_unit(tree, versions, path, "-O3") for path in (*shared, *special)]
+    return [_core_unit(tree, versions, path, "-O3", *_before(path)) for path in (*shared, *special)]
 
 
 def _core_unit(tree: Path, versions: Path, path: Path, *flags: str) -> Unit:
