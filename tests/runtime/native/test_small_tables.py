@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -24,6 +25,8 @@ from edgestill.runtime.native.build import HERE, _installed_libraries
 from edgestill.runtime.native.llama_units import core_units, version_headers
 from edgestill.runtime.native.source import llama_source
 
+# Not with benchmarks/native/sanitized.py's sanitizers, which would be the compiler's too, and change what memory is.
+PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 CHECKED = ["c++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
 CHECKED += ["-fno-sanitize-recover=all", f"-I{HERE / 'src'}"]
 
@@ -226,8 +229,8 @@ Says = Callable[[Path, list[str]], tuple[int, int]]
 
 def _run(text: str, folder: Path, *parts: str) -> str:
     (folder / "main.cpp").write_text(text)
-    subprocess.run([*CHECKED, "main.cpp", *parts, "-o", "main"], cwd=folder, check=True)
-    return subprocess.run([folder / "main"], capture_output=True, text=True, check=True).stdout
+    subprocess.run([*CHECKED, "main.cpp", *parts, "-o", "main"], cwd=folder, env=PLAIN, check=True)
+    return subprocess.run([folder / "main"], env=PLAIN, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_compact_map_does_what_an_unordered_map_does(tmp_path: Path) -> None:
@@ -290,16 +293,16 @@ def says(tmp_path_factory: pytest.TempPathFactory) -> Says:
     include = [f"-I{tree / one}" for one in ("include", "ggml/include", "src")]
     commands.append(["c++", "-std=c++17", "-O1", *include, "-c", "main.cpp", "-o", "main.o"])
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda command: subprocess.run(command, cwd=folder, check=True), commands))
+        list(pool.map(lambda command: subprocess.run(command, cwd=folder, env=PLAIN, check=True), commands))
     found = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lllama", "-lggml", "-lggml-base"]
-    subprocess.run(["c++", "main.o", *found, "-o", "theirs"], cwd=folder, check=True)
-    subprocess.run(["c++", "main.o", "llama-vocab.o", "unicode.o", *found, "-o", "ours"], cwd=folder, check=True)
+    for name, parts in (("theirs", []), ("ours", ["llama-vocab.o", "unicode.o"])):
+        subprocess.run(["c++", "main.o", *parts, *found, "-o", name], cwd=folder, env=PLAIN, check=True)
 
     def say(path: Path, texts: list[str]) -> tuple[int, int]:
         data = [text.encode("utf-8", "surrogatepass") for text in texts]
         asked = b"".join(struct.pack("<I", len(one)) + one for one in data)
         theirs, ours = (
-            subprocess.run([folder / name, path], input=asked, capture_output=True, check=True, timeout=120)
+            subprocess.run([folder / name, path], input=asked, env=PLAIN, capture_output=True, check=True, timeout=120)
             for name in ("theirs", "ours")
         )
         assert len(theirs.stdout) > 2_000_000
