@@ -15,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from edgestill.bench_results import BenchDocument
@@ -22,12 +23,13 @@ from edgestill.figure import Figure
 
 
 def rates(command: list[str], copies: int, limit: float) -> list[float]:
-    """Run copies at once and return their decode rates; 0 for each that is ended."""
+    """Run copies at once and return their decode rates; 0 for each that isn't done after ``limit`` seconds."""
+    until = time.monotonic() + limit
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(copies)]
     found = []
     for process in processes:
         try:
-            said, _ = process.communicate(timeout=limit)
+            said, _ = process.communicate(timeout=max(until - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -16,7 +16,7 @@ struct KeyParts {
     std::string_view first, second;
 };
 
-// How a key is kept as text. kHead bytes before it tell where its second part begins.
+// How a key is kept as text; a pair has kHead bytes before it that tell where its second part begins.
 template <class Key>
 struct KeyText {
     static constexpr bool kKnown = false;
