@@ -6,9 +6,10 @@
 Both programs are built from the source of the installed llama-cpp-python and linked to its libraries, as the library of
 ``edgestill runner build --installed-llama`` is: all run the same kernels. Printed are
 
-- by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 after
-  one, with greedy sampling, as ``es_statistics`` times the tokens; and 64 tokens of an answer through Python's binding,
-  with its text and all that Python does for it. Each follows a warm-up of a token or two, as in llama-bench;
+- by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 from an
+  empty KV cache on, with greedy sampling, as ``es_statistics`` times the tokens, a prompt of one token among them (one
+  position further each token takes 1% longer with the smallest model); and the same 64 through Python's binding, with
+  the text and all that Python does for it. Each follows a warm-up of a token or two, as in llama-bench;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
@@ -55,7 +56,7 @@ missed: list[str] = []
 def serve(library: Path, model: Path, threads: int) -> None:
     """In a process of its own: answer each line of stdin with the decode rate of one answer."""
     session = NativeLibrary(library).open(model, threads=threads, context_length=peers.CONTEXT)
-    options = GenerationOptions(max_new_tokens=peers.NEW + 1, ignore_eos=True)
+    options = GenerationOptions(max_new_tokens=peers.NEW, ignore_eos=True)
     warm_up = GenerationOptions(max_new_tokens=2, ignore_eos=True)
     draw = random.Random(0)
 
@@ -71,7 +72,7 @@ def serve(library: Path, model: Path, threads: int) -> None:
         session.generate(first, options)
         seconds = time.perf_counter() - begun
         said = session.statistics()
-        return peers.NEW / (seconds - said["ttft_seconds"] if whole else sum(said["token_seconds"]))
+        return peers.NEW / (seconds if whole else said["ttft_seconds"] + sum(said["token_seconds"]))
 
     for line in sys.stdin:
         time.sleep(peers.REST)
@@ -89,10 +90,7 @@ class Native(peers.Asked):
 
     def __init__(self, library: Path, model: Path, threads: int) -> None:
         command = [sys.executable, __file__, "--one", str(library), str(model), str(threads)]
-        # numpy's BLAS starts a thread, with which all of a process's allocations take locks: 2 to 3% of the smallest
-        # model's token. llama-bench on one thread has no other.
-        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, env=alone, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.rates = {}
 
 
