@@ -55,7 +55,7 @@ clean:
 	rm -rf $(VENV) build
 
 # The engine compiles while the other packages download; pip then installs the finished wheel.
-$(STAMPS)/install: pyproject.toml constraints.txt | $(STAMPS)/venv
+$(STAMPS)/install: pyproject.toml constraints.txt runtime/token_loop.c | $(STAMPS)/venv
 	@start=$$(date +%s); \
 	$(MAKE) -j2 $(STAMPS)/packages $(STAMPS)/llama-wheel && \
 	$(PIP) install --quiet -c constraints.txt $(WHEELS)/llama_cpp_python-$(LLAMA_VERSION)-*.whl && \
@@ -66,7 +66,7 @@ $(STAMPS)/test: $(STAMPS)/install
 	$(PIP) install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
-$(STAMPS)/packages: pyproject.toml constraints.txt | $(STAMPS)/venv
+$(STAMPS)/packages: pyproject.toml constraints.txt runtime/token_loop.c | $(STAMPS)/venv
 	@echo "installing the Python packages"
 	@$(PIP) install --progress-bar off -c constraints.txt -e '.[onnx,export,distill,report]' \
 		| awk '/^ *Downloading /{ print "  downloading", $$2, $$3, $$4; fflush() } /^Installing collected/{ print "  unpacking"; fflush() }'

@@ -6,9 +6,9 @@ text: tokenizers, chat templates, sampling and stop strings live in :mod:`edgest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from edgestill.bench_results import EngineBuild
 from edgestill.errors import ContextFullError, InputError
 
 Logits = NDArray[np.float32]
+
+NOT_NUMBERS: Final = "the model's logits are not numbers (NaN); the file is damaged or overflows"
 
 
 @runtime_checkable
@@ -82,6 +84,26 @@ class KeepsState(Protocol):
         """Replace the sequence by the ``tokens`` of ``state``; ``position`` is ``tokens`` afterwards.
 
         Raises ModelFileError when the bytes don't fit; the sequence is empty then.
+        """
+
+
+@runtime_checkable
+class DecodesGreedily(Protocol):
+    """An engine that takes the likeliest token again and again by itself, where ``decodes_greedily`` is True."""
+
+    @property
+    def decodes_greedily(self) -> bool:
+        """Whether it can now."""
+
+    def decode_greedily(
+        self, token: int, count: int, ends: Iterable[int], cancelled: bytearray
+    ) -> tuple[list[int], list[float]]:
+        """Run ``token``, take the likeliest one after it, run that, and so on.
+
+        Return the tokens that were taken, 1 to ``count``, and the seconds that each took. The last one was taken and
+        not run. It comes back earlier after a token of ``ends``, when ``cancelled[0]`` isn't 0 any more (another thread
+        may write it), and after some tenths of a second, so that signals are looked after. Raises as
+        :meth:`Engine.append`, and StageError where a logit isn't a number.
         """
 
 

@@ -87,7 +87,8 @@ def phases_record(samples: Mapping[str, Sequence[float]], gaps: Sequence[float])
             unit="fraction",
             n=PASSES,
             basis="derived",
-            source="1 - engine_decode / session_decode; below 0 where the passes after the repetitions were slower",
+            source="1 - engine_decode / session_decode; below 0 where the passes after the repetitions, with Python "
+            "between their tokens, were slower",
         )
     return Phases(
         tokenisation=of["tokenisation"],

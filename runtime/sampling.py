@@ -7,6 +7,7 @@ min-p (Nguyen et al., 2024).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgestill.errors import InputError, StageError
+from edgestill.runtime.engine import NOT_NUMBERS
 
 _NUCLEUS: Final = 1024
 _ROWS: Final = 64
-_NOT_NUMBERS: Final = "the model's logits are not numbers (NaN); the file is damaged or overflows"
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,13 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
         self._plain = sampling.repetition_penalty == 1.0
         self._greedy = sampling.temperature == 0.0
+
+    @functools.cached_property
+    def _random(self) -> np.random.Generator:
+        # Made when it is drawn from: a greedy answer would wait 20 to 100 us for it.
+        return np.random.default_rng(self.sampling.seed)
 
     def pick(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
         """Return the next token's id from ``logits`` ``[vocab]``, which stay unchanged.
@@ -78,7 +83,7 @@ class Sampler:
                 logits = penalised(logits, history, self.sampling.repetition_penalty)
             best = int(logits.argmax())
             if math.isnan(logits.item(best)):  # argmax stops at the first NaN
-                raise StageError(_NOT_NUMBERS)
+                raise StageError(NOT_NUMBERS)
             return best
         ids, probabilities = candidates(logits, history, self.sampling)
         cumulative = probabilities.cumsum()
@@ -124,7 +129,7 @@ def candidates(
     np.exp(weights, out=weights)
     total = float(weights.sum())
     if not math.isfinite(total):
-        raise StageError(_NOT_NUMBERS)
+        raise StageError(NOT_NUMBERS)
     weights /= total
     if sampling.top_p < 1.0:
         kept = _nucleus(weights, sampling.top_p)
@@ -180,7 +185,7 @@ def _at_least_last(scores: NDArray[np.float32], ids: NDArray[np.int64], count: i
 def _refuse_nan(scores: NDArray[np.float32]) -> None:
     highest = scores.max()
     if highest != highest:
-        raise StageError(_NOT_NUMBERS)
+        raise StageError(NOT_NUMBERS)
 
 
 def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from edgestill.dataset import Message
 from edgestill.errors import CheckpointError, ContextFullError, InputError, ModelFileError
+from edgestill.runtime.answer_loop import AnswerLoop
 from edgestill.runtime.chat_template import render
 from edgestill.runtime.classifier import refuse_classifier
 from edgestill.runtime.constrained_sampling import ConstrainedSampler
@@ -70,7 +71,7 @@ class Session:
         self.prefix_misfit: str | None = None
         self._constraints = ConstraintCompiler(engine, tokenizer)
         self._sequence: list[int] = []  # the ids in the engine's KV cache
-        self._cancelled = False
+        self._cancelled = bytearray(1)  # not 0: cancelled
 
     @classmethod
     def open(
@@ -140,7 +141,7 @@ class Session:
 
     def cancel(self) -> None:
         """End the answer under way after the token being computed; may be called from another thread."""
-        self._cancelled = True
+        self._cancelled[0] = 1
 
     def prompt_ids(self, prompt: str | Sequence[Message]) -> list[int]:
         """Return the token ids of a prompt; see :func:`render_prompt`."""
@@ -178,47 +179,23 @@ class Session:
         return self.last
 
     def _text_last(self, prompt: Prompt, options: GenerationOptions) -> Generation:
-        """Answer as :meth:`stream` does, but write the text at the end: 6 us less of each token's time."""
+        """Answer as :meth:`stream` does, but write the text at the end, and let the engine go from token to token."""
         started = perf_counter()
         history, logits, prompt_tokens, reused, prefill_seconds = self._begin(prompt)
-        engine, sequence = self.engine, self._sequence
-        append, pick = engine.append, Sampler(options.sampling).pick
-        greedy = options.sampling.greedy
+        sampler = Sampler(options.sampling)
         ends = frozenset() if options.ignore_eos else self.tokenizer.eos_ids
-        limit = min(options.max_new_tokens, engine.context_length - prompt_tokens + 1)
-        remembers = options.sampling.repetition_penalty != 1.0
-        new: list[int] = []
-        gaps: list[float] = []
-        reason: FinishReason = "length"
-        token = pick(logits, history)
+        limit = min(options.max_new_tokens, self.engine.context_length - prompt_tokens + 1)
+        new = [sampler.pick(logits, history)]
         marked = perf_counter()
         ttft_seconds = marked - started
-        for left in range(limit - 1, -1, -1):
-            new.append(token)
-            if token in ends:
-                reason = "eos"
-                break
-            if not left:
-                break
-            if self._cancelled:
-                reason = "cancelled"
-                break
-            if remembers:
-                history.append(token)
-            logits = append((token,))
-            # As the sampler does it: its call alone is a hundredth of a small model's time. A NaN is its to report.
-            token = int(logits.argmax()) if greedy else -1
-            if token < 0 or (value := logits.item(token)) != value:
-                token = pick(logits, history)
-            now = perf_counter()
-            gaps.append(now - marked)
-            marked = now
-        # If an error ends the loop, the sequence stays shorter than the engine's, and the next prompt is read anew.
-        sequence.extend(new[: len(gaps)])
+        loop = AnswerLoop(new, limit, ends, self._cancelled, history, marked)
+        # If an error ends it, the sequence stays shorter than the engine's, and the next prompt is read anew.
+        reason = loop.run(self.engine, sampler)
+        self._sequence.extend(new[:-1])  # the last one wasn't run
         text = self.tokenizer.decode(new[:-1] if reason == "eos" else new)
         total = perf_counter() - started
         statistics = GenerationStatistics(
-            prompt_tokens, len(new), reused, ttft_seconds, prefill_seconds, tuple(gaps), total
+            prompt_tokens, len(new), reused, ttft_seconds, prefill_seconds, tuple(loop.gaps), total
         )
         self.last = Generation(text, tuple(new), prompt_tokens, reason, statistics)
         return self.last
@@ -277,7 +254,7 @@ class Session:
             yielded = perf_counter()
             yield Chunk(text, token)
             marked += perf_counter() - yielded
-            if self._cancelled:
+            if self._cancelled[0]:
                 reason = "cancelled"
                 text = decoder.finish()
                 if stop is not None:
@@ -301,7 +278,7 @@ class Session:
 
     def _begin(self, prompt: Prompt) -> _Begun:
         """Read a prompt. Raises as :meth:`generate`."""
-        self._cancelled = False
+        self._cancelled[0] = 0
         ids = self._ids(prompt)
         prompt_tokens, started = len(ids), perf_counter()
         reused, logits = self._prefill(ids)

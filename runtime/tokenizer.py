@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from edgestill.artifact import read_json_object
-from edgestill.errors import CheckpointError, InputError
+from edgestill.errors import CheckpointError, InputError, StageError
 
 if TYPE_CHECKING:
     from edgestill.runtime.engines.llama_cpp import LlamaCppEngine
@@ -274,6 +274,8 @@ class GgufTokenizer:
         return frozenset(number for number in range(self.vocab_size) if control(self._vocab, number))
 
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        if self._engine.model_pointer is None:
+            raise StageError("the model was closed; open it again")
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8
         for _ in range(2):
@@ -285,7 +287,13 @@ class GgufTokenizer:
         raise InputError(f"llama.cpp can't tokenize a text of {len(data)} bytes")
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
-        data = b"".join(map(self.token_bytes, ids) if skip_special else (self._piece(number, True) for number in ids))
+        if skip_special:
+            try:
+                data = b"".join(map(self._pieces.__getitem__, ids))
+            except KeyError:
+                data = b"".join(map(self.token_bytes, ids))
+        else:
+            data = b"".join(self._piece(number, True) for number in ids)
         return (data.removeprefix(b" ") if self.strips_first_space else data).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -9,7 +9,7 @@ Both programs are built from the source of the installed llama-cpp-python and li
 - by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 from an
   empty KV cache on, with greedy sampling, as ``es_statistics`` times the tokens, a prompt of one token among them (one
   position further each token takes 1% longer with the smallest model); and the same 64 through Python's binding, with
-  the text and all that Python does for it. Each follows a warm-up of a token or two, as in llama-bench;
+  the text and all that Python does for it. Each is measured twice, and the second time counts, as in ``peers.py``;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
@@ -57,7 +57,6 @@ def serve(library: Path, model: Path, threads: int) -> None:
     """In a process of its own: answer each line of stdin with the decode rate of one answer."""
     session = NativeLibrary(library).open(model, threads=threads, context_length=peers.CONTEXT)
     options = GenerationOptions(max_new_tokens=peers.NEW, ignore_eos=True)
-    warm_up = GenerationOptions(max_new_tokens=2, ignore_eos=True)
     draw = random.Random(0)
 
     def measured(prompt_tokens: int, new_tokens: int) -> BenchRecord:
@@ -66,7 +65,7 @@ def serve(library: Path, model: Path, threads: int) -> None:
     def answer(whole: bool) -> float:
         # A token drawn as llama-bench draws its own, of which both vocabularies have 512.
         first = [draw.randrange(512)]
-        session.generate(first, warm_up)  # as llama-bench does, too
+        session.generate(first, options)
         session.reset()
         begun = time.perf_counter()
         session.generate(first, options)
@@ -77,6 +76,7 @@ def serve(library: Path, model: Path, threads: int) -> None:
     for line in sys.stdin:
         time.sleep(peers.REST)
         if line.strip() == "engine_prefill":
+            measured(peers.PROMPT, 2)
             rate = measured(peers.PROMPT, 2).prefill_tokens_per_second.value
         elif line.strip() == "engine_decode":
             rate = answer(whole=False)

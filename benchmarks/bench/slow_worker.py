@@ -18,7 +18,7 @@ opened = session.open_engine
 
 
 def open_slow_engine(*arguments: Any, **options: Any) -> Any:
-    """Open an engine and slow its ``append`` down."""
+    """Open an engine and slow its ``append`` down, and its own loop where it has one, tokens' seconds included."""
     engine = opened(*arguments, **options)
     append = engine.append
 
@@ -30,7 +30,17 @@ def open_slow_engine(*arguments: Any, **options: Any) -> Any:
             pass
         return logits
 
+    def slow_loop(*asked: Any) -> tuple[list[int], list[float]]:
+        begun = time.thread_time()
+        tokens, seconds = decode_greedily(*asked)
+        until = time.thread_time() + SLOWDOWN * (time.thread_time() - begun)
+        while time.thread_time() < until:
+            pass
+        return tokens, [one * (1 + SLOWDOWN) for one in seconds]
+
     engine.append = slow
+    if decode_greedily := getattr(engine, "decode_greedily", None):
+        engine.decode_greedily = slow_loop
     return engine
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -17,15 +17,17 @@ from numpy.typing import NDArray
 
 from edgestill.bench_results import EngineBuild
 from edgestill.errors import ContextFullError, EdgestillError, InputError, ModelFileError, StageError
-from edgestill.runtime.engine import Logits, MemoryPart, check_room
+from edgestill.runtime.engine import NOT_NUMBERS, Logits, MemoryPart, check_room
 from edgestill.runtime.engine_builds import llama_features
 from edgestill.runtime.engine_options import DEFAULTS, EngineOptions, KvPrecision
 from edgestill.runtime.engines import DEFAULT_CONTEXT, register, require
 from edgestill.runtime.gguf_header import read_gguf_header
 from edgestill.runtime.llama_attention import choose, longest_piece
 from edgestill.runtime.llama_buffers import MARK, logged_parts
+from edgestill.runtime.llama_calls import bytes_of, refuse_closed, returning_an_address
 from edgestill.runtime.llama_threads import attach_threads
 from edgestill.runtime.model_source import ModelSource
+from edgestill.runtime.token_loop import Decoded, TokenLoop, token_loop_library
 from edgestill.threads import spinning_while_answering
 
 _MAX_UBATCH: Final = 512
@@ -164,14 +166,20 @@ class LlamaCppEngine:
             raise
         self._free_threads = attach_threads(llama, self.context_pointer, threads)
         self._memory = llama.llama_get_memory(self.context_pointer)
-        self._compute = llama.llama_decode
-        self._row_address = _returning_an_address(llama.llama_get_logits_ith)
+        self._compute: Callable[[Any, Any], int] = llama.llama_decode
+        self._row_address = returning_an_address(llama.llama_get_logits_ith)
         self._parts = tuple(logged_parts(_buffers))
         self._position = 0
         self._token = (ctypes.c_int32 * 1)()
         self._one = llama.llama_batch(n_tokens=1, token=self._token)
-        self._wanted = (ctypes.c_int8 * _MAX_UBATCH)(*([1] * _MAX_UBATCH))
-        self._unwanted = (ctypes.c_int8 * _MAX_UBATCH)()
+        compiled = token_loop_library(ctypes.sizeof(llama.llama_batch))
+        self._loop = compiled and TokenLoop(
+            compiled, llama.llama_decode, self.context_pointer, self._one, self.vocab_size
+        )
+        self._tokens = (ctypes.c_int32 * self._chunk)()
+        self._piece = llama.llama_batch(token=self._tokens)
+        self._wanted = (ctypes.c_int8 * self._chunk)(*([1] * self._chunk))
+        self._unwanted = (ctypes.c_int8 * self._chunk)()
         self._address = 0
         self._settled = False
         self._view: Logits = np.empty(0, np.float32)
@@ -218,30 +226,49 @@ class LlamaCppEngine:
         if count == 1 and self._position < self.context_length:
             # The path of every decoded token: what it costs besides llama.cpp is a hundredth of a small model's time.
             self._token[0] = token_ids[0]
-            context = self.context_pointer
-            if code := self._compute(context, self._one):
+            if code := self._compute(self.context_pointer, self._one):
                 self._fail(code)
             self._position += 1
-            if self._settled:
-                return self._view
-            # One output needs no more room than the one before: llama.cpp keeps its buffer, and its row is the first.
-            # (Asking where it is takes 2.5 us, as its code is cold by then.)
-            self._settled = True
-            return self._last_logits()
-        check_room(self, count)
-        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
-        for start in range(0, count, self._chunk):
-            piece = ids[start : start + self._chunk]
-            # Without flags llama.cpp computes the logits after the last token.
-            self._decode(piece, None if start + self._chunk >= count else self._unwanted)
+        else:
+            check_room(self, count)
+            ids = token_ids.tolist() if isinstance(token_ids, np.ndarray) else token_ids
+            chunk = self._chunk
+            for start in range(0, count, chunk):
+                # Without flags llama.cpp computes the logits after the last token.
+                self._decode(ids[start : start + chunk], None if start + chunk >= count else self._unwanted)
+        if self._settled:
+            return self._view
+        # One output needs no more room than the one before: llama.cpp keeps its buffer, and its row is the first.
+        # (Asking where it is takes 2.5 us after a token and 25 after a prompt, as its code is cold by then.)
+        self._settled = True
         return self._last_logits()
+
+    @property
+    def decodes_greedily(self) -> bool:
+        """Whether :meth:`decode_greedily` can be called: the loop is compiled, and a token was computed."""
+        return self._settled and self._loop is not None
+
+    def decode_greedily(
+        self, token: int, count: int, ends: Iterable[int], cancelled: bytearray
+    ) -> tuple[list[int], list[float]]:
+        check_room(self, 1)
+        self._token[0] = token
+        room = self.context_length - self._position
+        decoded: Decoded = self._loop.decode(self._address, min(count, room), ends, cancelled)
+        self._position += len(decoded.tokens) + decoded.not_numbers
+        if decoded.code:
+            self._fail(decoded.code)
+        if decoded.not_numbers:
+            raise StageError(NOT_NUMBERS)
+        return decoded.tokens, decoded.seconds
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer]) -> Logits:
         self.rewind(0)
         check_room(self, len(token_ids))
-        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        ids = token_ids.tolist() if isinstance(token_ids, np.ndarray) else token_ids
         result = np.empty((len(ids), self.vocab_size), np.float32)
         step = min(self._outputs, self._chunk)
+        self._settled = False  # more outputs may want a larger buffer
         for start in range(0, len(ids), step):
             piece = ids[start : start + step]
             self._decode(piece, self._wanted)
@@ -266,14 +293,14 @@ class LlamaCppEngine:
 
     def save_state(self) -> NDArray[np.uint8]:
         state = np.empty(self._llama.llama_state_seq_get_size(self.context_pointer, 0), np.uint8)
-        written = self._llama.llama_state_seq_get_data(self.context_pointer, _bytes_of(state), len(state), 0)
+        written = self._llama.llama_state_seq_get_data(self.context_pointer, bytes_of(state), len(state), 0)
         if written != len(state):
             raise StageError(f"{self.path}: llama.cpp can't write its state ({_first_error()})")
         return state
 
     def restore_state(self, state: NDArray[np.uint8], tokens: int) -> None:
         self.rewind(0)
-        taken = self._llama.llama_state_seq_set_data(self.context_pointer, _bytes_of(state), len(state), 0)
+        taken = self._llama.llama_state_seq_set_data(self.context_pointer, bytes_of(state), len(state), 0)
         self._position = self._llama.llama_memory_seq_pos_max(self._memory, 0) + 1
         if taken != len(state) or self._position != tokens:
             self._llama.llama_memory_clear(self._memory, False)
@@ -295,6 +322,7 @@ class LlamaCppEngine:
                 "batch": str(llama.llama_n_batch(self.context_pointer)),
                 "micro_batch": str(llama.llama_n_ubatch(self.context_pointer)),
                 "flash_attention": "on" if self.flash_attention else "off",
+                "token_loop": "Python's" if self._loop is None else "compiled",
             },
             architecture=text.value.decode(errors="replace"),
             parameters=llama.llama_model_n_params(self.model_pointer),
@@ -302,6 +330,8 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         if self.context_pointer:
+            # Whoever goes on all the same is told so: llama.cpp would end the process.
+            self._compute, self._loop, self._position = refuse_closed, None, 0
             self._llama.llama_free(self.context_pointer)
             self.context_pointer = None
             if self._free_threads is not None:
@@ -332,15 +362,14 @@ class LlamaCppEngine:
 
         return close
 
-    def _decode(self, ids: NDArray[np.int32], flags: Any) -> None:
-        self._settled = False
-        pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
-        batch = self._llama.llama_batch(n_tokens=len(ids), token=pointer)
-        if flags is not None:
-            batch.logits = flags
-        if code := self._llama.llama_decode(self.context_pointer, batch):
+    def _decode(self, ids: Sequence[int], flags: Any) -> None:
+        count = len(ids)
+        self._tokens[:count] = list(ids)
+        self._piece.n_tokens = count
+        self._piece.logits = flags
+        if code := self._compute(self.context_pointer, self._piece):
             self._fail(code)
-        self._position += len(ids)
+        self._position += count
 
     def _last_logits(self) -> Logits:
         address = self._row_address(self.context_pointer, -1)
@@ -356,18 +385,6 @@ class LlamaCppEngine:
         if code == 1:
             raise ContextFullError(f"{self.path}: no room left in llama.cpp's KV cache; shorten the prompt")
         raise StageError(f"{self.path}: llama.cpp stopped with code {code} ({_first_error()})")
-
-
-def _returning_an_address(function: Any) -> Callable[[object, int], int | None]:
-    """Return llama.cpp's function of a context and a row with its pointer as a number: no object is made of it."""
-    prototype = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    assert address is not None  # a function of a loaded library
-    return prototype(address)
-
-
-def _bytes_of(state: NDArray[np.uint8]) -> Any:
-    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _first_error() -> str:
