@@ -9,7 +9,7 @@ Both programs are built from the source of the installed llama-cpp-python and li
 - by llama-bench, in turn as ``peers.py`` does it: reading 128 tokens, as ``es_bench`` measures it; decoding 64 from an
   empty KV cache on, with greedy sampling, as ``es_statistics`` times the tokens, a prompt of one token among them (one
   position further each token takes 1% longer with the smallest model); and the same 64 through Python's binding, with
-  the text and all that Python does for it. Each is measured twice, and the second time counts, as in ``peers.py``;
+  the text and all that Python does for it. Each is measured several times, of which the later half's median counts;
 - load and first token: whole processes of ``edgestill-run generate`` and of ``simple`` that make one token, in turn
   (``simple`` has no option for threads: OMP_THREAD_LIMIT holds it to ours; it makes a context as long as what it
   reads and writes, which llama.cpp rounds up to 256 tokens, and ours is told those). What our default context, as long
@@ -65,7 +65,6 @@ def serve(library: Path, model: Path, threads: int) -> None:
     def answer(whole: bool) -> float:
         # A token drawn as llama-bench draws its own, of which both vocabularies have 512.
         first = [draw.randrange(512)]
-        session.generate(first, options)
         session.reset()
         begun = time.perf_counter()
         session.generate(first, options)
@@ -73,15 +72,14 @@ def serve(library: Path, model: Path, threads: int) -> None:
         said = session.statistics()
         return peers.NEW / (seconds if whole else said["ttft_seconds"] + sum(said["token_seconds"]))
 
+    measures: dict[str, Callable[[], float]] = {
+        "engine_prefill": lambda: measured(peers.PROMPT, 2).prefill_tokens_per_second.value or 0.0,
+        "engine_decode": lambda: answer(whole=False),
+        "session_decode": lambda: answer(whole=True),
+    }
     for line in sys.stdin:
         time.sleep(peers.REST)
-        if line.strip() == "engine_prefill":
-            measured(peers.PROMPT, 2)
-            rate = measured(peers.PROMPT, 2).prefill_tokens_per_second.value
-        elif line.strip() == "engine_decode":
-            rate = answer(whole=False)
-        else:
-            rate = answer(whole=True)
+        rate = peers.settled([measures[line.strip()]() for _ in range(peers.repetitions(model))])
         print(rate, flush=True)
 
 
