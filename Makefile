@@ -52,7 +52,7 @@ test: $(STAMPS)/test
 install: $(STAMPS)/install
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build runtime/_token_loop.*
 
 # The engine compiles while the other packages download; pip then installs the finished wheel.
 $(STAMPS)/install: pyproject.toml constraints.txt runtime/token_loop.c | $(STAMPS)/venv

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 import threading
+import unittest.mock
 from pathlib import Path
 
 import edgestill.runtime.engines.llama_cpp as llama_cpp_engine
@@ -26,8 +27,8 @@ PROMPT = [5]
 def open_both(model: Path, threads: int) -> tuple[Session, Session]:
     """Open the model with the compiled loop and without."""
     compiled = Session.open(model, threads=threads, context_length=256)
-    llama_cpp_engine.token_loop_library = lambda _bytes: None  # type: ignore[assignment]
-    return compiled, Session.open(model, threads=threads, context_length=256)
+    with unittest.mock.patch.object(llama_cpp_engine, "token_loop_library", return_value=None):
+        return compiled, Session.open(model, threads=threads, context_length=256)
 
 
 def compute(ended: threading.Event) -> None:

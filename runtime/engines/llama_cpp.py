@@ -226,9 +226,9 @@ class LlamaCppEngine:
         if count == 1 and self._position < self.context_length:
             # The path of every decoded token: what it costs besides llama.cpp is a hundredth of a small model's time.
             self._token[0] = token_ids[0]
+            self._position += 1  # before: Ctrl-C is raised where the call returns, and must not leave more than it says
             if code := self._compute(self.context_pointer, self._one):
                 self._fail(code)
-            self._position += 1
         else:
             check_room(self, count)
             ids = token_ids.tolist() if isinstance(token_ids, np.ndarray) else token_ids
@@ -253,9 +253,11 @@ class LlamaCppEngine:
     ) -> tuple[list[int], list[float]]:
         check_room(self, 1)
         self._token[0] = token
-        room = self.context_length - self._position
-        decoded: Decoded = self._loop.decode(self._address, min(count, room), ends, cancelled)
-        self._position += len(decoded.tokens) + decoded.not_numbers
+        position = self._position
+        count = min(count, self.context_length - position)
+        self._position += count  # as above
+        decoded: Decoded = self._loop.decode(self._address, count, ends, cancelled)
+        self._position = position + len(decoded.tokens) + decoded.not_numbers
         if decoded.code:
             self._fail(decoded.code)
         if decoded.not_numbers:
@@ -367,9 +369,9 @@ class LlamaCppEngine:
         self._tokens[:count] = list(ids)
         self._piece.n_tokens = count
         self._piece.logits = flags
+        self._position += count  # as in append
         if code := self._compute(self.context_pointer, self._piece):
             self._fail(code)
-        self._position += count
 
     def _last_logits(self) -> Logits:
         address = self._row_address(self.context_pointer, -1)

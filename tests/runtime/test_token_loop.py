@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import llama_cpp
@@ -175,7 +175,6 @@ def test_other_threads_cancel_an_answer(open_pair: Callable[[], tuple[Session, S
         thread = threading.Thread(target=lambda: answers.append(session.generate([5, 6], LONG).finish_reason))
         thread.start()
         entered.wait(30)
-        time.sleep(0.001)
         session.cancel()
         thread.join(30)
         session.reset()
@@ -197,6 +196,36 @@ def test_many_outputs_in_between_do_not_mislead_it(
         fresh = Session.open(model, threads=1)
         assert np.array_equal(row, fresh.read([5, 6, 7, *ids[:3]]))
         fresh.close()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_answer_that_is_interrupted_leaves_a_session_that_answers_rightly(
+    open_pair: Callable[[], tuple[Session, Session]], which: int
+) -> None:
+    session, other = open_pair()[:: 1 - 2 * which]
+    engine = session.engine
+    assert isinstance(engine, LlamaCppEngine)
+    loop, compute = engine._loop, engine._compute
+
+    def decode(*arguments: Any) -> None:
+        loop.decode(*arguments)
+        raise KeyboardInterrupt
+
+    def compute_one(context: Any, batch: Any) -> int:
+        code = compute(context, batch)
+        if batch.n_tokens == 1:
+            raise KeyboardInterrupt
+        return code
+
+    with pytest.MonkeyPatch.context() as patch:
+        if which == 0:
+            patch.setattr(engine, "_loop", SimpleNamespace(decode=decode))
+        else:
+            patch.setattr(engine, "_compute", compute_one)
+        with pytest.raises(KeyboardInterrupt):
+            session.generate([5, 6], LONG)
+    longer = [5, 6, 7]  # what it shares is all that the session knows of
+    assert session.generate(longer, LONG).token_ids == other.generate(longer, LONG).token_ids
 
 
 def test_a_closed_model_and_a_full_context_are_errors(open_pair: Callable[[], tuple[Session, Session]]) -> None:
